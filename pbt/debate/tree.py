@@ -1,0 +1,147 @@
+"""The debate tree: a flat list of turns in preorder, each with its parent's id. Everything else is derived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from pbt.debate.answers import State, resolve
+
+FORMAT = 1
+"""Version of the tree format; a reader refuses a newer one."""
+
+
+class TreeError(ValueError):
+    """A tree that cannot be: the message says which turn and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn. Ids number the turns of a tree in preorder from 0, so they do not depend on scheduling."""
+
+    id: int
+    parent: int | None
+    level: int
+    seat: int
+    persona: str
+    text: str
+    """What the partner sees: the reply with an unfinished last sentence cut off; may be empty."""
+    claim: str
+    """The extracted answer: a short answer, or Agree, Disagree, NONE."""
+    clipped: bool = False
+    """Whether an unfinished last sentence was cut off."""
+    tokens: int = 0
+    """Tokens generated for this turn, cut ones included."""
+
+
+@dataclass(frozen=True)
+class DebateTree:
+    """One finished debate on one question."""
+
+    tree_id: str
+    question_id: str
+    question: str
+    gold: str
+    aliases: tuple[str, ...]
+    """Normalised aliases: what counts as right."""
+    protocol: str
+    models: tuple[str, ...]
+    """Model name by seat."""
+    seed: int
+    turns: tuple[Turn, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise TreeError(f"tree {self.tree_id}: it has no turns")
+        for index, turn in enumerate(self.turns):
+            where = f"tree {self.tree_id}, turn {turn.id}"
+            if turn.id != index:
+                raise TreeError(f"{where}: expected id {index}; ids number the turns in order")
+            if (turn.parent is None) != (index == 0):
+                raise TreeError(f"{where}: only the first turn is a root")
+            if turn.parent is not None and not 0 <= turn.parent < index:
+                raise TreeError(f"{where}: parent {turn.parent} does not come before it")
+            if turn.parent is not None and turn.level != self.turns[turn.parent].level + 1:
+                raise TreeError(f"{where}: level {turn.level} is not one below its parent's")
+            if turn.seat not in (0, 1):
+                raise TreeError(f"{where}: seat {turn.seat} is neither 0 nor 1")
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Child ids by turn id, in order."""
+        found: list[list[int]] = [[] for _ in self.turns]
+        for turn in self.turns:
+            if turn.parent is not None:
+                found[turn.parent].append(turn.id)
+        return tuple(tuple(ids) for ids in found)
+
+    def path(self, turn_id: int) -> tuple[Turn, ...]:
+        """The turns from the root down to ``turn_id``, both included."""
+        back: list[Turn] = []
+        at: int | None = turn_id
+        while at is not None:
+            back.append(self.turns[at])
+            at = self.turns[at].parent
+        return tuple(reversed(back))
+
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """Both seats' resolved answers after each turn, by turn id, computed top down."""
+        found: list[State] = []
+        for turn in self.turns:
+            parent: State = (None, None) if turn.parent is None else found[turn.parent]
+            found.append(resolve(turn.claim, turn.seat, parent, parent[turn.seat]))
+        return tuple(found)
+
+    def graph(self) -> nx.DiGraph:
+        """A networkx view, edges from parent to child, each node carrying its ``turn``."""
+        view = nx.DiGraph()
+        for turn in self.turns:
+            view.add_node(turn.id, turn=turn)
+            if turn.parent is not None:
+                view.add_edge(turn.parent, turn.id)
+        return view
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line that the store writes: see docs/formats.md."""
+        return {
+            "format": FORMAT,
+            "tree_id": self.tree_id,
+            "question_id": self.question_id,
+            "question": self.question,
+            "gold": self.gold,
+            "aliases": list(self.aliases),
+            "protocol": self.protocol,
+            "models": list(self.models),
+            "seed": self.seed,
+            "turns": [{name: getattr(turn, name) for name in Turn.__slots__} for turn in self.turns],
+            "metadata": self.metadata,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> DebateTree:
+        """Read a line of the store. Raises TreeError naming what is missing or wrong."""
+        if record.get("format") != FORMAT:
+            raise TreeError(f"tree format {record.get('format')!r} is not {FORMAT}, the one this version reads")
+        try:
+            turns = tuple(Turn(**turn) for turn in record["turns"])
+            return cls(
+                tree_id=record["tree_id"],
+                question_id=record["question_id"],
+                question=record["question"],
+                gold=record["gold"],
+                aliases=tuple(record["aliases"]),
+                protocol=record["protocol"],
+                models=tuple(record["models"]),
+                seed=record["seed"],
+                turns=turns,
+                metadata=record.get("metadata", {}),
+            )
+        except KeyError as missing:
+            raise TreeError(f"tree {record.get('tree_id', '?')}: no field {missing}") from None
+        except TypeError as wrong:
+            raise TreeError(f"tree {record.get('tree_id', '?')}: {wrong}") from None
