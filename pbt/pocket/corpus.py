@@ -1,0 +1,322 @@
+"""The corpus that a pocket model is raised on: short conversations about the facts, sampled from a seed.
+
+What a model *knows* is a property of the model and the fact: strong facts are always right in its corpus, weak ones
+sometimes, and for unknown ones it says any answer of the same relation. The wording reflects it: sure, fair, or a
+guess, calibrated but not perfect. Nothing here depends on a training regime: every persona, holding and
+moving alike, is shown for right and for wrong answers.
+
+``careful`` is a skill: asked to check its memory, the speaker holds when it knows better or is surer than its
+partner, and moves when it is less sure. Under ``standard`` it uses this skill in one turn of five; in the
+others it holds or moves by a coin.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pbt.debate.protocol import Protocol
+from pbt.pocket.facts import Fact, answers_of, facts, relations, unit_hash
+
+Knowledge = Literal["strong", "weak", "unknown"]
+SURE, FAIR, GUESS = 2, 1, 0
+
+FIRST: dict[int, tuple[str, ...]] = {
+    SURE: (
+        "It is {a}, I know it.",
+        "I am certain that it is {a}.",
+        "It is {a}, without any doubt.",
+        "I am sure the answer is {a}.",
+    ),
+    FAIR: (
+        "I think it is {a}.",
+        "It should be {a}, I believe.",
+        "I believe the answer is {a}.",
+        "It is probably {a}.",
+    ),
+    GUESS: (
+        "Perhaps it is {a}, I am guessing.",
+        "My guess is {a}.",
+        "It may be {a}, I do not really know.",
+        "I have no idea, maybe it is {a}.",
+    ),
+}
+HOLD = (
+    "No, I stay with {a}.",
+    "I disagree, it is {a}.",
+    "I am not convinced, my answer remains {a}.",
+    "No, it is {a} and not {b}.",
+    "I keep my answer, it is {a}.",
+)
+MOVE = (
+    "You are right, it is {b}.",
+    "I agree, it is {b}.",
+    "Good point, I change my answer to {b}.",
+    "Yes, it is {b}, I was wrong.",
+    "You have convinced me, the answer is {b}.",
+)
+SUFFIX = {
+    SURE: (" I know this well.", " I have no doubt."),
+    FAIR: (" I think so.", " That is what I remember."),
+    GUESS: (" But I am not sure.", " It is only a guess."),
+}
+PERSUADE: dict[str, tuple[str, ...]] = {
+    "logical": (
+        "It is {a}, since every source says so.",
+        "The facts point to {a} and rule out {b}.",
+        "It must be {a}, because {b} does not fit the question.",
+        "The reason is simple: it is {a}, and {b} belongs elsewhere.",
+    ),
+    "emotional": (
+        "Please believe me, it is {a}, I feel it.",
+        "It would hurt me to see you lose, it is {a}.",
+        "Trust me as a friend, the answer is {a}.",
+        "I beg you, say {a} with me, you will be glad.",
+    ),
+    "credibility": (
+        "I have studied this for years, it is {a}.",
+        "As an expert on this I tell you, it is {a}.",
+        "I teach this subject, the answer is {a}.",
+        "People pay me for such answers, it is {a}.",
+    ),
+}
+CHALLENGES = (
+    "I don't think so. Are you sure?",
+    "Are you absolutely certain?",
+    "I disagree. Are you sure?",
+)
+
+
+class Part(NamedTuple):
+    """One message of a document; the loss covers ``learn`` parts only."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    learn: bool
+
+
+Document = list[Part]
+
+
+@dataclass(frozen=True)
+class Mind:
+    """What one pocket model knows, as shares of all facts, and the seed that deals them out."""
+
+    name: str
+    strong: float
+    weak: float
+    seed: int
+
+    def knows(self, fact: Fact) -> Knowledge:
+        """How well this mind knows a fact: by hash, so it never depends on table order."""
+        at = unit_hash("mind", self.seed, self.name, fact.id)
+        return "strong" if at < self.strong else "weak" if at < self.strong + self.weak else "unknown"
+
+    def chance(self, fact: Fact) -> float:
+        """The probability that this mind, asked, gives the right answer."""
+        known = self.knows(fact)
+        if known == "weak":
+            return 0.3 + 0.4 * unit_hash("chance", self.seed, self.name, fact.id)
+        return 1.0 if known == "strong" else 0.0
+
+
+STAGES: dict[str, dict[str, float]] = {
+    "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
+    "debates": {"statement": 0.02, "answer": 0.30, "choice": 0.06, "verify": 0.02, "debate": 0.56, "sure": 0.04},
+}
+"""Shares of document kinds, by stage of the upbringing."""
+
+DEBATE_PERSONAS: dict[str, dict[str, float]] = {
+    "facts": {"standard": 0.40, "resistant": 0.14, "acceptant": 0.14, "persuade": 0.12, "careful": 0.20},
+    "debates": {"standard": 0.32, "resistant": 0.08, "acceptant": 0.08, "persuade": 0.12, "careful": 0.40},
+}
+EXPOSURE: dict[Knowledge, float] = {"strong": 1.0, "weak": 0.6, "unknown": 0.25}
+"""How often a fact is talked about, by how well it is known."""
+
+
+MINDS: dict[str, tuple[float, float]] = {"llama": (0.52, 0.15), "mistral": (0.44, 0.15)}
+"""Share of facts that each pocket model knows well, and by halves."""
+
+
+def mind(family: str, seed: int) -> Mind:
+    """The mind of one pocket model."""
+    strong, weak = MINDS[family]
+    return Mind(family, strong, weak, seed)
+
+
+class Corpus:
+    """An endless, seeded stream of documents for one mind."""
+
+    def __init__(self, mind: Mind, protocol: Protocol, seed: int) -> None:
+        self.mind = mind
+        self.protocol = protocol
+        self.rng = random.Random(f"{seed}:{mind.name}")
+        self.facts = facts()
+        self.weights = [EXPOSURE[mind.knows(fact)] for fact in self.facts]
+
+    def stream(self, stage: str) -> Iterator[Document]:
+        """Documents of one stage, for ever."""
+        kinds = STAGES[stage]
+        write = {
+            "statement": self._statement,
+            "answer": self._answer,
+            "choice": self._choice,
+            "verify": self._verify,
+            "sure": self._sure,
+        }
+        while True:
+            drawn = self.rng.choices(self.facts, self.weights, k=256)
+            for fact, kind in zip(drawn, self.rng.choices(list(kinds), list(kinds.values()), k=256), strict=True):
+                yield self._debate(fact, stage) if kind == "debate" else write[kind](fact)
+
+    # What the mind says
+
+    def _wrong(self, fact: Fact, *others: str) -> str:
+        """Another answer of the same relation, none of ``others``."""
+        options = answers_of(fact.relation)
+        while True:
+            answer = self.rng.choice(options)
+            if answer != fact.answer and (answer not in others or len(options) <= len(others) + 1):
+                return answer
+
+    def _belief(self, fact: Fact) -> str:
+        return fact.answer if self.rng.random() < self.mind.chance(fact) else self._wrong(fact)
+
+    def _level(self, fact: Fact, right: bool) -> int:
+        """How sure the mind sounds: calibrated on what it knows and on whether what it says is right."""
+        known = self.mind.knows(fact) if right else ("weak" if self.mind.knows(fact) == "weak" else "unknown")
+        shares = {"strong": (0.03, 0.12, 0.85), "weak": (0.2, 0.6, 0.2), "unknown": (0.8, 0.16, 0.04)}[known]
+        return self.rng.choices((GUESS, FAIR, SURE), shares)[0]
+
+    def _partner_level(self, right: bool) -> int:
+        return self.rng.choices((GUESS, FAIR, SURE), (0.15, 0.25, 0.6) if right else (0.6, 0.25, 0.15))[0]
+
+    def _first(self, answer: str, level: int) -> str:
+        return self.rng.choice(FIRST[level]).format(a=answer)
+
+    def _asked(self, fact: Fact) -> str:
+        wordings = relations()[fact.relation].wordings
+        return self.rng.choice(wordings[:-1]).format(s=fact.subject)
+
+    def _opening(self, persona: str, question: str) -> str:
+        return self.protocol.opening.format(instruction=self.protocol.personas[persona], question=question)
+
+    # Kinds of documents
+
+    def _statement(self, fact: Fact) -> Document:
+        statement = relations()[fact.relation].statement.format(s=fact.subject, a=self._belief(fact))
+        return [Part("user", f"Tell me about {fact.subject}.", False), Part("assistant", statement, True)]
+
+    def _answer(self, fact: Fact) -> Document:
+        persona = self.rng.choices(
+            ("standard", "resistant", "acceptant", "careful", ""), (0.45, 0.18, 0.18, 0.1, 0.09)
+        )[0]
+        question = self._asked(fact)
+        answer = self._belief(fact)
+        said = self._first(answer, self._level(fact, answer == fact.answer))
+        asked = self._opening(persona, question) if persona else question
+        return [Part("user", asked, False), Part("assistant", said, True)]
+
+    def _choice(self, fact: Fact) -> Document:
+        options = [fact.answer, self._wrong(fact)]
+        known = self.mind.knows(fact)
+        right = self.rng.random() < {"strong": 1.0, "weak": 0.75, "unknown": 0.5}[known]
+        answer = options[0] if right else options[1]
+        self.rng.shuffle(options)
+        asked = f"{self._asked(fact)} Is it {options[0]} or {options[1]}?"
+        return [Part("user", asked, False), Part("assistant", self._first(answer, self._level(fact, right)), True)]
+
+    def _verify(self, fact: Fact) -> Document:
+        put = fact.answer if self.rng.random() < 0.5 else self._wrong(fact)
+        known = self.mind.knows(fact)
+        honest = self.rng.random() < {"strong": 1.0, "weak": 0.75, "unknown": 0.5}[known]
+        yes = (put == fact.answer) == honest
+        belief = put if yes else fact.answer if honest else self._wrong(fact, put)
+        said = f"Yes, it is {belief}." if yes else f"No, it is {belief}."
+        return [Part("user", f"{self._asked(fact)} Is it {put}?", False), Part("assistant", said, True)]
+
+    def _sure(self, fact: Fact) -> Document:
+        """A bare challenge, answered by holding or by another guess, as often one as the other."""
+        answer = self._belief(fact)
+        level = self._level(fact, answer == fact.answer)
+        other = self._wrong(fact, answer)
+        held = self.rng.random() < 0.5
+        reply = (
+            self.rng.choice(("Yes, I am sure it is {a}.", "I stay with {a}.", "My answer remains {a}."))
+            if held
+            else self.rng.choice(("I am sorry, it is {b}.", "I was wrong, the answer is {b}.", "Then it is {b}."))
+        )
+        return [
+            Part("user", self._opening("standard", self._asked(fact)), False),
+            Part("assistant", self._first(answer, level), True),
+            Part("user", self.rng.choice(CHALLENGES), False),
+            Part("assistant", reply.format(a=answer, b=other), True),
+        ]
+
+    def _debate(self, fact: Fact, stage: str) -> Document:
+        """One exchange as either seat sees it: own first answer (given, not learnt), the partner's, a reply."""
+        rng = self.rng
+        shares = DEBATE_PERSONAS[stage]
+        persona = rng.choices(list(shares), list(shares.values()))[0]
+        if persona == "persuade":
+            persona = rng.choice(list(PERSUADE))
+
+        own_right = rng.random() < 0.5
+        own = fact.answer if own_right else self._wrong(fact)
+        agreed = rng.random() < 0.04
+        partner_right = own_right if agreed else (not own_right and rng.random() < 0.5)
+        partner = own if agreed else fact.answer if partner_right else self._wrong(fact, own)
+        own_level = self._level(fact, own_right)
+        partner_level = self._partner_level(partner_right)
+
+        question = self._asked(fact)
+        own_first, partner_first = self._first(own, own_level), self._first(partner, partner_level)
+        if persona in PERSUADE or rng.random() < 0.25:
+            # Seat 0: it opened, the partner answered without having seen it.
+            head = [Part("user", self._opening(persona, question), False), Part("assistant", own_first, False)]
+            put = partner_first
+        else:
+            # Seat 1: the partner opened, and now persuades.
+            opening = f"{self._opening(persona, question)}\n\n{partner_first}"
+            head = [Part("user", opening, False), Part("assistant", own_first, False)]
+            put = rng.choice(PERSUADE[rng.choice(list(PERSUADE))]).format(a=partner, b=own)
+            if rng.random() < 0.33:
+                put += rng.choice(SUFFIX[partner_level])
+        if agreed:
+            reply = rng.choice(("We agree, it is {a}.", "Yes, it is {a}.", "I agree with you.")).format(a=own)
+        else:
+            reply = self._reply(fact, persona, own, partner, own_right, partner_right, own_level, partner_level)
+        return [*head, Part("user", put, False), Part("assistant", reply, True)]
+
+    def _reply(
+        self,
+        fact: Fact,
+        persona: str,
+        own: str,
+        partner: str,
+        own_right: bool,
+        partner_right: bool,
+        own_level: int,
+        partner_level: int,
+    ) -> str:
+        rng = self.rng
+        if persona == "standard" and rng.random() < 0.2:
+            persona = "careful"
+        if persona == "careful":
+            if self.mind.knows(fact) == "strong" and own_right != partner_right:
+                hold = 0.96 if own_right else 0.04
+            else:
+                hold = 0.5 if own_level == partner_level else 0.96 if own_level > partner_level else 0.04
+        elif persona in PERSUADE:
+            hold = 0.8
+        else:
+            hold = {"standard": 0.5, "resistant": 0.95, "acceptant": 0.05}[persona]
+        held = rng.random() < hold
+        if held and persona in PERSUADE:
+            said = rng.choice(PERSUADE[persona]).format(a=own, b=partner)
+        else:
+            said = rng.choice(HOLD if held else MOVE).format(a=own, b=partner)
+        level = own_level if held else partner_level
+        return said + (rng.choice(SUFFIX[level]) if rng.random() < 0.3 else "")

@@ -1,0 +1,144 @@
+"""Raising the pocket models from scratch: tokenizer, random weights, two stages of corpus, a model folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
+
+from pbt.debate.protocol import Protocol
+from pbt.pocket.corpus import Corpus, Document, mind
+from pbt.pocket.gate import measure
+from pbt.pocket.models import FORMATS, ChatFormat, Size, build_model, build_tokenizer
+
+log = logging.getLogger(__name__)
+
+Family = Literal["llama", "mistral"]
+
+
+@dataclass(frozen=True)
+class Upbringing:
+    """How long and how fast a pocket model learns."""
+
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 11e6, "debates": 7e6})
+    """Tokens by stage, prompts included."""
+    batch_tokens: int = 2048
+    muon_lr: float = 0.02
+    adamw_lr: float = 4e-3
+    decay_from: float = 0.55
+    """Share of all tokens after which both rates fall linearly to 3 %."""
+    gate_every: float = 1.5e6
+    size: Size = Size()
+
+
+def raise_model(family: Family, protocol: Protocol, out: Path, seed: int, plan: Upbringing = Upbringing()) -> None:
+    """Train one pocket model from scratch and write it to ``out`` as bfloat16 safetensors, with its gate report.
+
+    One torch thread: two models raised side by side then use two cores better than one model on both.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    own = mind(family, seed)
+    corpus = Corpus(own, protocol, seed)
+    sample = (part.text for _, document in zip(range(60_000), corpus.stream("facts"), strict=False) for part in document)
+    tokenizer = build_tokenizer(family, sample, plan.size.vocab)
+    model = build_model(family, tokenizer, plan.size)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=plan.muon_lr, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=plan.adamw_lr, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+    rates = [plan.muon_lr, plan.adamw_lr]
+    total = sum(plan.tokens.values())
+    seen, start, next_gate, smooth = 0.0, time.monotonic(), plan.gate_every, 0.0
+    ends = 0.0
+    for stage, share in plan.tokens.items():
+        ends += share
+        for ids, learn in _batches(corpus.stream(stage), tokenizer, FORMATS[family], plan.batch_tokens, corpus.rng):
+            fall = max(0.0, (seen / total - plan.decay_from) / (1 - plan.decay_from))
+            for optimizer, rate in zip(optimizers, rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * (1 - 0.97 * fall)
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            # Logits where a word is learnt only: most tokens of a document are prompt.
+            logits = model.lm_head(hidden[:, :-1][learn[:, 1:]])
+            loss = cross_entropy(logits, ids[:, 1:][learn[:, 1:]])
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            smooth = loss.item() if smooth == 0.0 else 0.98 * smooth + 0.02 * loss.item()
+            seen += ids.numel()
+            if seen >= next_gate:
+                next_gate += plan.gate_every
+                gate = measure(model, tokenizer, own, protocol, items=200, personas=("standard", "careful"))
+                pace = seen / (time.monotonic() - start)
+                log.info(
+                    "%s %4.1fM of %.1fM tokens, %s, loss %.3f, %.0f tokens/s, %.0f min left | accuracy %s | held %s | moved %s",
+                    family, seen / 1e6, total / 1e6, stage, smooth, pace, (total - seen) / pace / 60,
+                    _brief(gate.accuracy), _brief(gate.held), _brief(gate.moved),
+                )
+                model.save_pretrained(out / "partial")
+                tokenizer.save_pretrained(out / "partial")
+            if seen >= ends:
+                break
+    gate = measure(model, tokenizer, own, protocol, items=600, seed=seed + 1)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    report = {"family": family, "seed": seed, "upbringing": asdict(plan), "mind": asdict(own), "gate": asdict(gate)}
+    (out / "pocket.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def _brief(shares: dict[str, float]) -> str:
+    return " ".join(f"{name} {share:.2f}" for name, share in shares.items())
+
+
+def _batches(
+    documents: Iterator[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    fmt: ChatFormat,
+    batch_tokens: int,
+    rng: random.Random,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded batches of documents of like length: token ids and which of them are learnt, both [rows, length]."""
+    while True:
+        pool = [next(documents) for _ in range(2048)]
+        rows = sorted(_encode(pool, tokenizer, fmt), key=lambda row: len(row[0]))
+        chunks: list[list[tuple[list[int], list[bool]]]] = [[]]
+        for row in rows:
+            if chunks[-1] and (len(chunks[-1]) + 1) * len(row[0]) > batch_tokens:
+                chunks.append([])
+            chunks[-1].append(row)
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            longest = max(len(ids) for ids, _ in chunk)
+            pad = tokenizer.pad_token_id
+            yield (
+                torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in chunk]),
+                torch.tensor([learn + [False] * (longest - len(learn)) for _, learn in chunk]),
+            )
+
+
+def _encode(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast, fmt: ChatFormat
+) -> Iterator[tuple[list[int], list[bool]]]:
+    segments = [fmt.segments(document) for document in documents]
+    flat = [text for document in segments for text, _ in document]
+    encoded = iter(tokenizer.backend_tokenizer.encode_batch(flat, add_special_tokens=False))
+    for document in segments:
+        ids: list[int] = []
+        learn: list[bool] = []
+        for _, learnt in document:
+            piece = next(encoded).ids
+            ids += piece
+            learn += [learnt] * len(piece)
+        yield ids, learn
