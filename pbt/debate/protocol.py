@@ -53,6 +53,8 @@ class Protocol(BaseModel):
                 if persona not in self.personas:
                     known = ", ".join(self.personas)
                     raise ValueError(f"levels.{index}.personas: no prompt for persona '{persona}' (known: {known})")
+        if len(self.levels[0].personas) != 1:
+            raise ValueError(f"levels.0.personas: a tree has one root, found {len(self.levels[0].personas)} personas")
         if self.trained_persona not in self.personas:
             raise ValueError(f"trained_persona: no prompt for persona '{self.trained_persona}'")
         for name in ("{instruction}", "{question}"):

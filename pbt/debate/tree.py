@@ -9,12 +9,13 @@ from typing import Any
 import networkx as nx
 
 from pbt.debate.answers import State, resolve
+from pbt.errors import BadInput
 
 FORMAT = 1
 """Version of the tree format; a reader refuses a newer one."""
 
 
-class TreeError(ValueError):
+class TreeError(BadInput):
     """A tree that cannot be: the message says which turn and why."""
 
 

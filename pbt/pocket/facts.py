@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from pbt.debate.answers import normalise
+from pbt.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Fact:
     aliases: tuple[str, ...]
 
 
-class TableError(ValueError):
+class TableError(BadInput):
     """A table of facts that cannot be used: file, line, and why."""
 
 

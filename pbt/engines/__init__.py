@@ -1,0 +1,1 @@
+"""Who speaks: one small interface, several real engines."""
