@@ -29,14 +29,14 @@ Family = Literal["llama", "mistral"]
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 11e6, "debates": 7e6})
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 6e6, "debates": 7e6})
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
-    decay_from: float = 0.55
+    decay_from: float = 0.6
     """Share of all tokens after which both rates fall linearly to 3 %."""
-    gate_every: float = 1.5e6
+    gate_every: float = 1e6
     size: Size = Size()
 
 
@@ -80,7 +80,7 @@ def raise_model(family: Family, protocol: Protocol, out: Path, seed: int, plan: 
             seen += ids.numel()
             if seen >= next_gate:
                 next_gate += plan.gate_every
-                gate = measure(model, tokenizer, own, protocol, items=200, personas=("standard", "careful"))
+                gate = measure(model, tokenizer, own, protocol, items=150, personas=("standard", "careful"))
                 pace = seen / (time.monotonic() - start)
                 log.info(
                     "%s %4.1fM of %.1fM tokens, %s, loss %.3f, %.0f tokens/s, %.0f min left | accuracy %s | held %s | moved %s",
@@ -133,6 +133,8 @@ def _encode(
 ) -> Iterator[tuple[list[int], list[bool]]]:
     segments = [fmt.segments(document) for document in documents]
     flat = [text for document in segments for text, _ in document]
+    # Rendering a padded batch of chats leaves padding switched on in the backend, for every later call.
+    tokenizer.backend_tokenizer.no_padding()
     encoded = iter(tokenizer.backend_tokenizer.encode_batch(flat, add_special_tokens=False))
     for document in segments:
         ids: list[int] = []

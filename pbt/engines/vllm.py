@@ -1,0 +1,182 @@
+"""vLLM in this process: an engine core stepped by a thread of its own, fed from asyncio.
+
+Requests that arrive while a step runs join the next one (continuous batching), so the caller never batches. Several
+engines live in one process, each with its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Read by vLLM when it is imported: step the engine core here instead of in a process that it would spawn.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+from vllm import EngineArgs, SamplingParams, TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from pbt.debate.chat import Message
+from pbt.debate.protocol import Sampling
+from pbt.engines.base import EngineError, Reply
+from pbt.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+
+class _Request(NamedTuple):
+    prompt: list[int]
+    params: SamplingParams
+    future: asyncio.Future[Reply]
+    loop: asyncio.AbstractEventLoop
+
+
+class VllmEngine:
+    """One model on vLLM. ``settings`` go verbatim to vLLM's engine arguments."""
+
+    def __init__(self, model: str, settings: dict[str, Any]) -> None:
+        check_settings(model, settings)
+        check_folder(model)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{"disable_log_stats": True, **settings}))
+        self._tokenizer = self._engine.get_tokenizer()
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise BadInput(f"{model}: its tokenizer has no chat template; put one into chat_template.jinja there")
+        self._longest = self._engine.model_config.max_model_len
+        self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._ids = itertools.count()
+        self._thread = threading.Thread(target=self._run, name=f"vllm {model}", daemon=True)
+        self._thread.start()
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        """Reply to a chat. Raises EngineError for a prompt that leaves no room, or that the template refuses."""
+        prompt = self.prompt_ids(messages)
+        if len(prompt) + sampling.max_tokens > self._longest:
+            raise EngineError(
+                f"the prompt has {len(prompt)} tokens and may be answered with {sampling.max_tokens}, "
+                f"together more than max_model_len {self._longest}"
+            )
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            min_tokens=min(sampling.min_tokens, sampling.max_tokens),
+            seed=seed if sampling.temperature > 0 else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._arrivals.put(_Request(prompt, params, future, loop))
+        return await future
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a chat as the model's own template renders it, up to where the reply begins."""
+        try:
+            return list(
+                self._tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            )
+        except Exception as error:  # a template is foreign code: whatever it raises concerns this chat alone
+            raise EngineError(f"the chat template refused the messages: {error}") from error
+
+    def close(self) -> None:
+        """Stop the thread and free the model. Requests still waiting fail."""
+        self._arrivals.put(None)
+        self._thread.join()
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _run(self) -> None:
+        """Take what has arrived, step, hand out what has finished; sleep only when nothing is under way."""
+        waiting: dict[str, _Request] = {}
+        while True:
+            try:
+                if not self._take(waiting):
+                    self._abandon(waiting, EngineError("the engine was closed"))
+                    return
+                for output in self._engine.step():
+                    if output.finished:
+                        self._hand_out(waiting.pop(output.request_id), output)
+            except Exception as error:  # the engine itself broke: everybody who waits must hear of it
+                log.exception("vLLM stopped")
+                self._abandon(waiting, error)
+
+    def _take(self, waiting: dict[str, _Request]) -> bool:
+        """Add all arrivals to the engine; block while it has nothing to do. False when asked to close."""
+        while True:
+            try:
+                request = self._arrivals.get(block=not waiting)
+            except queue.Empty:
+                return True
+            if request is None:
+                return False
+            name = str(next(self._ids))
+            try:
+                self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.prompt), request.params)
+                waiting[name] = request
+            except ValueError as error:
+                _settle(request, EngineError(str(error)))
+
+    @staticmethod
+    def _hand_out(request: _Request, output: Any) -> None:
+        done = output.outputs[0]
+        _settle(
+            request,
+            Reply(done.text.strip(), len(done.token_ids), len(request.prompt), done.finish_reason == "length"),
+        )
+
+    @staticmethod
+    def _abandon(waiting: dict[str, _Request], error: Exception) -> None:
+        for request in waiting.values():
+            _settle(request, error)
+        waiting.clear()
+
+
+def _settle(request: _Request, result: Reply | Exception) -> None:
+    """Finish a future from the engine's thread; the caller may have given up on it, or its loop be gone."""
+
+    def settle() -> None:
+        if request.future.done():
+            return
+        if isinstance(result, Exception):
+            request.future.set_exception(result)
+        else:
+            request.future.set_result(result)
+
+    if not request.loop.is_closed():
+        request.loop.call_soon_threadsafe(settle)
+
+
+def check_settings(model: str, settings: dict[str, Any]) -> None:
+    """Refuse a setting that vLLM does not know. Raises BadInput with the nearest one it does."""
+    known = [field.name for field in dataclasses.fields(EngineArgs)]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise BadInput(f"engine settings of {model}: vLLM has no '{name}'{hint}")
+
+
+def check_folder(model: str) -> None:
+    """Refuse a local model folder that lacks what a chat needs. Raises BadInput; a name on the hub passes."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.count("/") != 1 or folder.parent.is_dir():
+            raise BadInput(f"{model}: no such model folder (a model of the hub is written OWNER/NAME)")
+        return
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{model}: no config.json in it, so it is no model folder")
+    if not any(folder.glob("tokenizer*")):
+        raise BadInput(f"{model}: no tokenizer in it; save one there with tokenizer.save_pretrained")

@@ -1,0 +1,1 @@
+"""The stage trees -> preference pairs: scores, rules, splits, balance, and the dataset folder."""

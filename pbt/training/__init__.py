@@ -1,0 +1,1 @@
+"""Stage: pairs -> model. SFT on the chosen turns, then DPO on the pairs, both by TRL."""

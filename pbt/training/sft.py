@@ -1,0 +1,59 @@
+"""Supervised fine-tuning on the chosen turns; the loss covers the reply only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from pbt.config import Regime, RunConfig
+from pbt.training.arguments import trainer_arguments
+from pbt.training.data import load_pairs
+from pbt.training.model import load_model, load_tokenizer, lora_config
+from pbt.training.result import TrainResult, clear, partial_folder, train_and_save
+
+logger = logging.getLogger(__name__)
+
+
+def train_sft(config: RunConfig, regime: Regime, prefs: Path, out: Path) -> TrainResult:
+    """Train the base model on the chosen turns of ``prefs`` and write the model folder ``out``. Raises BadInput."""
+    partial = partial_folder(out)
+    trainer = sft_trainer(config, regime, prefs, partial)
+    return train_and_save(trainer, config, "sft", regime, config.trained("sft").path, out)
+
+
+def sft_trainer(config: RunConfig, regime: Regime, prefs: Path, partial: Path) -> SFTTrainer:
+    """TRL's trainer, ready for its first step, with one example in the log as the loss sees it."""
+    args = trainer_arguments(SFTConfig, "sft", config.sft.trainer, config.seed, partial)
+    start = config.trained("sft").path
+    tokenizer = load_tokenizer(start, config.sft)
+    pairs = load_pairs(prefs, regime, config.sft, config.seed, tokenizer, args, ["chosen"])
+    model = load_model(start, config.sft, "sft")
+    clear(partial)
+    train, valid = (
+        rows and rows.rename_column("chosen", "completion").select_columns(["prompt", "completion"]) for rows in pairs
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=valid,
+        processing_class=tokenizer,
+        peft_config=lora_config(config.sft.lora),
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    shown = readable_mask(tokenizer, batch["input_ids"][0].tolist(), batch["labels"][0].tolist())
+    logger.info("%d pairs; the first one as the loss sees it: %s", len(train), shown)
+    return trainer
+
+
+def readable_mask(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[int], labels: Sequence[int]) -> str:
+    """One example in words: each run of tokens that the loss leaves out, or covers, as such."""
+    spans = []
+    for learnt, run in groupby(zip(input_ids, labels, strict=True), lambda pair: pair[1] != -100):
+        spans.append(f"{'LEARNT' if learnt else 'masked'} {tokenizer.decode([token for token, _ in run])!r}")
+    return " ".join(spans)
