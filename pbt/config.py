@@ -166,10 +166,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and check a run's YAML. Raises BadInput with the key, what was found, and the nearest known key."""
     table = read_yaml(path)
     for override in overrides:
+        if override.startswith("protocol."):
+            _unfold_protocol(table, path)
         _apply(table, override)
-    protocol = table.get("protocol")
-    if isinstance(protocol, str):
-        table["protocol"] = read_yaml(_protocol_path(protocol, path))
+    _unfold_protocol(table, path)
+    return _check(path, table)
+
+
+def load_resolved(path: Path, table: dict[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Check a resolved configuration, as it was saved beside a result at ``path``. Raises BadInput."""
+    for override in overrides:
+        _apply(table, override)
+    return _check(path, table)
+
+
+def _check(path: Path, table: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(table)
     except ValidationError as error:
@@ -191,6 +202,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise BadInput(f"{path}: expected a table of keys, found {type(table).__name__}")
     return table
+
+
+def shipped_protocol(name: str) -> Protocol:
+    """A protocol of the package."""
+    return Protocol.model_validate(read_yaml(Path(str(resources.files("pbt").joinpath("protocols", f"{name}.yaml")))))
+
+
+def _unfold_protocol(table: dict[str, Any], path: Path) -> None:
+    """Put the table of a protocol in the place of its name."""
+    protocol = table.get("protocol")
+    if isinstance(protocol, str):
+        table["protocol"] = read_yaml(_protocol_path(protocol, path))
 
 
 def _protocol_path(name: str, config: Path) -> Path:

@@ -8,8 +8,8 @@ The rules read short English replies as chat models write them, and are tried in
 4. the reply opens with the bare answer: "X.", "No, X.";
 5. it only agrees or disagrees: the token Agree or Disagree; where both occur the last counts.
 
-A rule's first hit counts that is the speaker's own: not denied ("I don't think it is X"), not past ("I thought it was X") and
-not the partner's ("you say it is X"). A claim runs to the end of its clause. Nothing found is NONE, never a guess.
+A rule's first hit counts that is the speaker's own: not denied ("I don't think it is X"), not past ("I thought it was
+X") and not the partner's ("you say it is X"). A claim runs to the end of its clause. Nothing found is NONE, no guess.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _CLAUSE_END = re.compile(
   | ; | :(?!\s(?!I\b)[A-Z]) | ,(?=\s)(?!\s(?:Jr|Sr|D\.?C)\b) | \s?[–—]\s? | \s-+\s
   | \b(?:because|since|but|although|though|while|which|who|where|so|not|rather|instead|is|was|are|as|if
       | with\ (?:me|you|confidence) | based\ on | due\ to | without\ (?:an?y?\ )?doubt | for\ (?:sure|certain)
+      | on\ this
       | and\ (?:not|I|rules?|it|that|we|you|he|she|this)
     )\b""",
     re.VERBOSE,
@@ -41,19 +42,20 @@ _BREAK = re.compile(r"[,.;:!?]\s|\b(?:but|and|now|so)\b", re.IGNORECASE)
 _NOT_OWN = re.compile(
     r"""n't\b | \b(?:
         not | cannot | never | disagree | if | unless | whether | because | since | why | how | when | your
-      | (?<!no\ )doubt
-      | I\ (?:\w+\ )?(?:thought|said|believed|assumed|guessed|was\ going)
+      | I\ (?:\w+\ )?(?:thought|said|believed|assumed|guessed|doubt|was\ going)
       | (?:you|they|people|many|some|others)\ (?:\w+\ )?(?:think|said|say|believe|claim|insist|thought)
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 """What makes the rest of a clause no claim of the speaker's."""
 
-_HEDGE = r"""(?:,?\ (?:still|certainly|definitely|probably|perhaps|possibly|maybe|(?:most\ )?likely|indeed|actually|simply|surely
-    |clearly|undoubtedly|really|almost|in\ fact|of\ course|without\ (?:an?y?\ )?doubt),?)*"""
+_HEDGE = r"""(?:,?\ (?:still|certainly|definitely|probably|perhaps|possibly|maybe|(?:most\ )?likely|indeed|actually
+    |simply|surely|clearly|undoubtedly|really|almost|in\ fact|of\ course|without\ (?:an?y?\ )?doubt),?)*"""
 _BE = r"(?:is|would\ be|must\ be|should\ be|may\ be|might\ be|could\ be|has\ to\ be|remains|stays)"
-_WORD = r"(?:(?:[A-Z]\.\ ?)+|(?:St|Dr|Mr|Mrs|Mt|Jr)\.|[A-ZÀ-ÖØ-Þ0-9][\w'&/-]*)"
-_NAME = rf"(?:[Tt]he\ )?{_WORD}(?:\ (?:(?:of|the|and|in|on|for|de|da|del|la|le|van|von|der)\ )*{_WORD})*(?<!'s)"
+_WORD = r"(?:(?:[A-Z]\.)+|(?:St|Dr|Mr|Mrs|Mt|Jr)\.|[A-ZÀ-ÖØ-Þ0-9][\w'&/-]*)"
+_NAME = (
+    rf"(?:[Tt]he\ )?{_WORD}(?:\ (?:(?:of|the|and|in|on|for|de|da|del|la|le|van|von|der)\ )*{_WORD})*(?<!'s)(?![\w'])"
+)
 _PRONOUN = r"(?:The\ )?(?:I|It|That|This|The|You|We|He|She|They|My|Your|There|What|Here|Yes|No)\b(?!\ [A-Z])"
 
 _RULES = tuple(
@@ -62,7 +64,7 @@ _RULES = tuple(
         (
             rf"""\b(?:
                 (?:answer|guess)(?:\ (?:here|to\ [^,.;:]+?))?(?:(?:\ {_BE}|'s){_HEDGE}\ ?:?|:)
-              | (?:stay|stick|remain|go|going|keep|side)\ (?:with|to) | settle\ on | stand\ by
+              | (?:stay|stick|remain|go|going|side)\ with | keep\ to | settle\ on | stand\ by
               | (?:change|changing|revise|switch|switching)\ (?:(?:my|the)\ (?:\w+\ )?(?:answer|mind)\ )?to
               | (?:facts|evidence|records|sources)\ (?:all\ )?points?\ to
               | say|choose|pick|guess|keep|believe\ in
@@ -70,13 +72,13 @@ _RULES = tuple(
             re.IGNORECASE,
         ),
         (
-            rf"\b(?:(?:it|he|she|they|that|this)(?:\ {_BE}|'s|\ was|\ were|\ are){_HEDGE}\ ?:?)\ (?P<claim>\S.*)",
+            rf"\b(?:(?:it|he|she|they|that|this)(?:\ {_BE}|'s|'re|\ was|\ were|\ are){_HEDGE}\ ?:?)\ (?P<claim>\S.*)",
             re.IGNORECASE,
         ),
         (rf"\b(?:think|thinking|believe|say|maintain)\ (?:of\ |that\ )?(?!{_PRONOUN})(?P<claim>{_NAME})", 0),
         (
             rf"(?:^|[,;:.!]\ |\b(?:that|but|and)\ )(?!{_PRONOUN})(?P<claim>{_NAME})"
-            r"\ (?:(?:is|was|are|were)\ the|wrote|painted|composed|directed|invented|discovered|created)\b",
+            r"\ (?:(?:is|was|are|were)\ the|wrote|won|painted|composed|directed|invented|discovered|created)\b",
             0,
         ),
         (r"\b(?:is|was|are|were|called|named)\ (?P<claim>(?:the\ )?[A-ZÀ-ÖØ-Þ0-9].*)", 0),
@@ -99,20 +101,29 @@ _STANCE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-_LEAD = re.compile(r"^(?:(?:yes|no|well|hmm|oh|ah|okay|sure|sorry|actually|perhaps|maybe|probably)\b[,.!:]*\ )+", re.IGNORECASE)
+_LEAD = re.compile(
+    r"^(?:(?:yes|no|well|hmm|oh|ah|okay|sure|sorry|actually|perhaps|maybe|probably)\b[,.!:]*\ )+", re.IGNORECASE
+)
 _PREPOSITION = re.compile(r"^(?:[a-z]+\ )?(?:in|by|on|from|at|called|named|known\ as|to\ be)\ (?=(?:the\ )?[A-Z0-9])")
 _QUOTED = re.compile(r"^[\"“](?P<title>[^\"“”]+)[\"”]")
-_NO_CLAIM = re.compile(
-    r"""^(?:
-        (?:an?|one)\ [a-z]+\ | the\ [a-z].*\ (?:of|in|by|for|from|on|to)\b
-      | [a-z]+\ (?:that|to)\b
-      | (?:i|it|he|she|they|we|you|my|your|our|this|that|these|so|what|how|why|when|with|in|on|at|for|to|of|from|about|by|no|only|very
-          |too|more|just|all|again|okay|ok|fine|sure|certain|clear|obvious|true|false|right|wrong|correct|incorrect|possible|likely
-          |impossible|known|worth|mistaken|convinced|absolutely|exactly|indeed|never|thanks|sorry|hello|please|agreed)(?=\ [a-z]|$)
-    ) | \b(?:i|you|me|my|your|us|is|are|do\ (?:not|you)|don't|can't|let's|let|agree|disagree|idea|clue|question|point|answer|guess|shame|pity)\b""",
+_NO_ANSWER = re.compile(
+    r"""(?:
+        (?:an?|one)\ [a-z-]+\ | the\ [a-z].*\ (?:of|in|by|for|from|on|to)\b
+      | [a-z]+\ (?:that|to)\b | both\b | either\b
+      | (?:i|it|he|she|they|we|you|my|your|our|this|that|these|so|what|how|why|when|with|in|on|at|for|to|of|from|about
+          |by|as|yes|no|only|very|too|more|just|all|again|okay|ok|fine|sure|certain|clear|obvious|true|false|right
+          |wrong|correct|incorrect|possible|impossible|likely|known|worth|mistaken|convinced|absolutely|exactly|indeed|never
+          |thanks|sorry|hello|please|let's)
+        (?=\ [a-z]|'|$)
+    )""",
     re.VERBOSE,
 )
-"""Clauses that are no answers: talk about the debate, and descriptions of what was named before."""
+"""How a clause starts that is no answer: a remark, or a description of what was named before."""
+_TALK = re.compile(
+    r"\b(?:i|you|me|my|your|us|is|are|do (?:not|you)|don't|can't|let"
+    r"|agree|disagree|idea|clue|question|point|answer|guess|shame|pity)\b"
+)
+"""Words that a short answer does not hold, in lower case."""
 _LONGEST, _LONGEST_BARE = 10, 5
 """Words in the longest claim that is believed to be a short answer; without a cue it must be shorter."""
 
@@ -134,11 +145,11 @@ def claim_by_rule(text: str) -> str:
         at = 0
         while hit := rule.search(text, at):
             at = hit.start("claim")
-            if _is_own(text[: hit.start()]) and (claim := _clean(hit["claim"])):
+            if _is_own(text[:at]) and (claim := _clean(hit["claim"])):
                 return claim
     bare = _LEAD.sub("", text)
     claim = _clean(bare)
-    if claim and len(claim.split()) <= _LONGEST_BARE and not _NO_CLAIM.search(claim[0].lower() + claim[1:]):
+    if claim and len(claim.split()) <= _LONGEST_BARE and not _NO_ANSWER.match(claim[0].lower() + claim[1:]):
         return claim
     stances = [hit for hit in _STANCE.finditer(text) if hit["no"] or _is_own(text[: hit.start()])]
     if stances:
@@ -160,6 +171,6 @@ def _clean(claim: str) -> str:
         return read_claim(quoted["title"])
     end = _CLAUSE_END.search(claim)
     claim = (claim[: end.start()] if end else claim).strip(" \"'“”‘_.")
-    if len(claim.split()) > _LONGEST or not normalise(claim) or _NO_CLAIM.search(claim):
+    if len(claim.split()) > _LONGEST or not normalise(claim) or _NO_ANSWER.match(claim) or _TALK.search(claim):
         return ""
     return read_claim(claim)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from pbt.config import RunConfig
 from pbt.debate.answers import NONE, is_right
-from pbt.debate.chat import Message
-from pbt.debate.grow import Speaker, Utterance, grow
-from pbt.debate.protocol import Sampling
+from pbt.debate.grow import grow
 from pbt.debate.tree import DebateTree, Turn
 from pbt.engines.base import Engine, EngineError
-from pbt.extraction import claim_by_rule, clip_unfinished
 from pbt.provenance import provenance
 from pbt.questions import Question, load_questions
+from pbt.speaker import speaker
 from pbt.store import Shard, TreeStore
 
 
@@ -80,16 +80,19 @@ class GenerationSummary:
             },
         }
 
-
-def speaker(engine: Engine, sampling: Sampling) -> Speaker:
-    """A seat's voice: the engine's reply with an unfinished last sentence cut off, and the claim read by rule."""
-
-    async def speak(messages: Sequence[Message], seed: int) -> Utterance:
-        reply = await engine.chat(messages, sampling, seed)
-        text, clipped = clip_unfinished(reply.text) if reply.truncated else (reply.text, False)
-        return Utterance(text, claim_by_rule(text), clipped, reply.tokens)
-
-    return speak
+    def table(self, folder: str) -> Table:
+        """For a terminal."""
+        facts = self.to_dict()
+        table = Table("trees grown", str(self.trees), title=folder, title_justify="left", show_edge=False)
+        table.add_row("already there", str(self.done_before))
+        table.add_row("failed", str(self.failed))
+        table.add_row("turns", f"{self.turns} ({facts['turns_per_second'] or 0} a second)")
+        table.add_row("tokens", f"{self.tokens} ({facts['tokens_per_second'] or 0} a second)")
+        for name in ("clipped", "empty", "none", "stopped_early"):
+            table.add_row(f"{name.replace('_', ' ')}, share of turns", str(facts[name]))
+        for level, share in facts["accuracy_by_level"].items():
+            table.add_row(f"right after level {level}", f"{share:.3f}")
+        return table
 
 
 async def grow_trees(

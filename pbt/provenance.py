@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file by way of a temporary one, so that a reader or a crash never sees half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Replace a file by way of a temporary one, so that a reader or a crash never sees half of it.
+
+    The temporary one has a name of its own, because several shards may write the same record at once.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -53,80 +53,108 @@ def read_questions(source: str) -> Iterator[Question]:
     lines or Parquet; flat JSON lines ``{context, answer, aliases}``.
     """
     if source.startswith("hf:"):
-        yield from _numbered(_hub_rows(source), source)
+        yield from _rows(_numbered(_hub_rows(source), source))
         return
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{source}: no such file of questions (a data set of the hub is written hf:NAME:CONFIG:SPLIT)")
     if path.suffix == ".parquet":
-        from datasets import Dataset
-
-        yield from _numbered(Dataset.from_parquet(str(path)), source)
+        yield from _rows(_numbered(_parquet_rows(path), source))
         return
     data = path.read_bytes()
-    if data.lstrip()[:1] == b"{" and b'"Data"' in data[:4096]:
-        try:
-            whole = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"{source}: not valid JSON: {error}") from None
-        for number, record in enumerate(whole["Data"]):
-            yield _official(record, f"{source}, Data[{number}]")
+    try:
+        whole = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        whole = None  # several lines, or broken; the line reader says which
+    if isinstance(whole, dict) and "Data" in whole:
+        if not isinstance(whole["Data"], list):
+            raise BadInput(f"{source}: Data: expected a list of questions, found {type(whole['Data']).__name__}")
+        yield from _rows((f"{source}, Data[{number}]", record) for number, record in enumerate(whole["Data"]))
         return
-    yield from _numbered(_json_lines(data, source), source, "line ", 1)
+    yield from _rows(_json_lines(data, source))
 
 
-def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
+def _hub_rows(source: str) -> Iterable[Any]:
     from datasets import load_dataset
 
     name, *rest = source.removeprefix("hf:").split(":")
     config = rest[0] if rest else None
     split = rest[1] if len(rest) > 1 else "train"
     try:
-        return load_dataset(name, config, split=split)
+        rows: Iterable[Any] = load_dataset(name, config, split=split)
     except Exception as error:  # datasets raises many kinds; all of them mean that the source cannot be read
         raise BadInput(f"{source}: cannot be loaded through datasets: {type(error).__name__}: {error}") from None
+    return rows
 
 
-def _json_lines(data: bytes, source: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterable[Any]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        rows: list[Any] = parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise BadInput(f"{path}: not a Parquet file that can be read: {error}") from None
+    return rows
+
+
+def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
+    return ((f"{source} row {number}", row) for number, row in enumerate(rows))
+
+
+def _json_lines(data: bytes, source: str) -> Iterator[tuple[str, Any]]:
     """Lines split on newline only: TriviaQA texts hold U+2028 and the like, which ``splitlines`` would break at."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
+        where = f"{source} line {number}"
         try:
-            yield orjson.loads(line)
+            yield where, orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise BadInput(f"{source} line {number}: not valid JSON: {error}") from None
+            raise BadInput(
+                f"{where}: not valid JSON: {error}; expected one record a line, or one object with a list under Data"
+            ) from None
 
 
-def _numbered(rows: Iterable[Any], source: str, unit: str = "row ", first: int = 0) -> Iterator[Question]:
-    for number, row in enumerate(rows, start=first):
-        where = f"{source} {unit}{number}"
+def _rows(rows: Iterable[tuple[str, Any]]) -> Iterator[Question]:
+    """Questions from records of any form, each with its place."""
+    for number, (where, row) in enumerate(rows):
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected a record, found {type(row).__name__}")
         if "question_id" in row:
-            answer = row.get("answer") or {}
-            aliases = [*(answer.get("aliases") or []), *(answer.get("normalized_aliases") or [])]
+            answer = _answer(where, row.get("answer"))
+            aliases = _aliases(where, answer, "aliases", "normalized_aliases")
             yield _question(where, row["question_id"], row.get("question"), answer.get("value"), aliases)
         elif "QuestionId" in row:
-            yield _official(row, where)
+            answer = _answer(where, row.get("Answer"))
+            aliases = _aliases(where, answer, "Aliases", "NormalizedAliases", "HumanAnswers")
+            yield _question(where, row["QuestionId"], row.get("Question"), answer.get("Value"), aliases)
         elif "context" in row:
-            yield _question(where, f"{number - first:06d}", row["context"], row.get("answer"), row.get("aliases") or [])
+            yield _question(where, f"{number:06d}", row["context"], row.get("answer"), _aliases(where, row, "aliases"))
         else:
-            raise BadInput(f"{where}: neither a TriviaQA row (question_id) nor a flat record (context); keys: {list(row)}")
+            raise BadInput(
+                f"{where}: neither a TriviaQA record (QuestionId or question_id) nor a flat one (context); "
+                f"its keys are {', '.join(row)}"
+            )
 
 
-def _official(record: dict[str, Any], where: str) -> Question:
-    answer = record.get("Answer") or {}
-    aliases = [
-        *(answer.get("Aliases") or []),
-        *(answer.get("NormalizedAliases") or []),
-        *(answer.get("HumanAnswers") or []),
-    ]
-    return _question(where, record.get("QuestionId"), record.get("Question"), answer.get("Value"), aliases)
+def _answer(where: str, answer: Any) -> dict[str, Any]:
+    if answer is not None and not isinstance(answer, dict):
+        raise BadInput(f"{where}: the answer: expected a record of value and aliases, found {type(answer).__name__}")
+    return answer or {}
+
+
+def _aliases(where: str, answer: dict[str, Any], *names: str) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        given = answer.get(name) or []
+        if not isinstance(given, list) or not all(isinstance(alias, str) for alias in given):
+            raise BadInput(f"{where}: {name}: expected a list of texts, found {given!r:.60}")
+        found += given
+    return found
 
 
 def _question(where: str, identifier: Any, text: Any, gold: Any, aliases: list[str]) -> Question:
-    if not identifier or not isinstance(text, str) or not text.strip():
+    if identifier in (None, "") or not isinstance(text, str) or not text.strip():
         raise BadInput(f"{where}: a question needs an id and a text")
     if not isinstance(gold, str) or not normalise(gold):
         raise BadInput(f"{where} (question '{identifier}'): it has no answer; give it one or remove it")

@@ -12,8 +12,10 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import orjson
 
@@ -23,7 +25,8 @@ from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, read_run, write_run
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shard:
     """Shard ``index`` of ``count``; counted from 0."""
 
     index: int
@@ -52,10 +55,11 @@ class TreeStore:
         self.folder = folder
         self.shard = shard
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / RUN_FILE).exists():
-            _refuse_other(folder, read_run(folder), record, covers)
-        else:
-            write_run(folder, {**record, "covers": covers})
+        with _alone(folder):
+            if (folder / RUN_FILE).exists():
+                _refuse_other(folder, read_run(folder), record, covers)
+            else:
+                write_run(folder, {**record, "covers": covers})
         name = f"shard-{shard.index:04d}-of-{shard.count:04d}"
         self._trees = _open_lines(folder / f"{name}.jsonl")
         self._failures = _open_lines(folder / f"{name}.failures.jsonl")
@@ -65,11 +69,14 @@ class TreeStore:
         return {tree.question_id for tree in read_trees([self.folder], torn="skip")}
 
     def failed(self) -> set[str]:
-        """Ids of the questions that failed in any shard of the folder."""
+        """Ids of the questions that failed in any shard of the folder. A torn last line counts as none."""
         found = set()
         for path in sorted(self.folder.glob("*.failures.jsonl")):
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                found.add(orjson.loads(line)["question_id"])
+            for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+                try:
+                    found.add(orjson.loads(line)["question_id"])
+                except (orjson.JSONDecodeError, KeyError, TypeError):
+                    raise BadInput(f"{path} line {number}: not a failure record; remove the line") from None
         return found
 
     def write(self, tree: DebateTree) -> None:
@@ -127,6 +134,17 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any], covers
     )
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: of several shards that start at once, one writes the record and the others check it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _open_lines(path: Path) -> IO[bytes]:
     """Open for appending, locked, with a torn last line cut off."""
     file = path.open("a+b")
@@ -134,7 +152,9 @@ def _open_lines(path: Path) -> IO[bytes]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise BadInput(f"{path}: another process is writing this shard; wait for it or choose another --shard") from None
+        raise BadInput(
+            f"{path}: another process is writing this shard; wait for it or choose another --shard"
+        ) from None
     file.seek(0)
     content = file.read()
     if content and not content.endswith(b"\n"):

@@ -94,7 +94,7 @@ def correctness(state: State, aliases: Collection[str]) -> Correctness | None:
     """
     if state[0] is None or state[1] is None:
         return None
-    hits = [answer != NONE and normalise(answer) in aliases for answer in state]
+    hits = [is_right(answer, aliases) for answer in state]
     if any(hits) and same_answer(*state):
         return Correctness(True, True)
     return Correctness(*hits)

@@ -66,10 +66,18 @@ async def grow(
         if agreed or at + 1 == len(protocol.levels):
             return _Node(turn, [])
         personas = protocol.levels[at + 1].personas
-        children = await asyncio.gather(
-            *(speak((*index, i), (*path, turn), state, persona) for i, persona in enumerate(personas))
-        )
-        return _Node(turn, children)
+        asked = [
+            asyncio.ensure_future(speak((*index, i), (*path, turn), state, persona))
+            for i, persona in enumerate(personas)
+        ]
+        try:
+            return _Node(turn, await asyncio.gather(*asked))
+        except BaseException:
+            # A tree that has failed asks for nothing more: gather alone would let the other branches grow on.
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            raise
 
     return tuple(_preorder(await speak((0,), (), (None, None), protocol.levels[0].personas[0])))
 

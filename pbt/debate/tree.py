@@ -58,6 +58,7 @@ class DebateTree:
     def __post_init__(self) -> None:
         if not self.turns:
             raise TreeError(f"tree {self.tree_id}: it has no turns")
+        branch: list[int] = []
         for index, turn in enumerate(self.turns):
             where = f"tree {self.tree_id}, turn {turn.id}"
             if turn.id != index:
@@ -66,10 +67,16 @@ class DebateTree:
                 raise TreeError(f"{where}: only the first turn is a root")
             if turn.parent is not None and not 0 <= turn.parent < index:
                 raise TreeError(f"{where}: parent {turn.parent} does not come before it")
+            if turn.parent is None and turn.level != 0:
+                raise TreeError(f"{where}: level {turn.level}, but the root's is 0")
             if turn.parent is not None and turn.level != self.turns[turn.parent].level + 1:
                 raise TreeError(f"{where}: level {turn.level} is not one below its parent's")
             if turn.seat not in (0, 1):
                 raise TreeError(f"{where}: seat {turn.seat} is neither 0 nor 1")
+            del branch[turn.level :]
+            if turn.parent is not None and branch[-1] != turn.parent:
+                raise TreeError(f"{where}: not in preorder: the branch of turn {turn.parent} ended before it")
+            branch.append(turn.id)
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
@@ -98,9 +105,9 @@ class DebateTree:
             found.append(resolve(turn.claim, turn.seat, parent, parent[turn.seat]))
         return tuple(found)
 
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> nx.DiGraph[int]:
         """A networkx view, edges from parent to child, each node carrying its ``turn``."""
-        view = nx.DiGraph()
+        view: nx.DiGraph[int] = nx.DiGraph()
         for turn in self.turns:
             view.add_node(turn.id, turn=turn)
             if turn.parent is not None:

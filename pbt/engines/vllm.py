@@ -1,12 +1,14 @@
 """vLLM in this process: an engine core stepped by a thread of its own, fed from asyncio.
 
 Requests that arrive while a step runs join the next one (continuous batching), so the caller never batches. Several
-engines live in one process, each with its thread.
+engines live in one process, each with its thread. vLLM's CPU kernels share scratch memory between the models of a
+process and crash when two of them run at once, so on a CPU the engines step in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -25,6 +27,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from vllm import EngineArgs, SamplingParams, TokensPrompt
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -34,6 +37,31 @@ from pbt.engines.base import EngineError, Reply
 from pbt.errors import BadInput
 
 log = logging.getLogger(__name__)
+
+
+class _Turnstile:
+    """A lock that lets threads through in the order of their arrival: no engine can starve another."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next = 0
+        self._serving = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            ticket = self._next
+            self._next += 1
+            self._changed.wait_for(lambda: self._serving == ticket)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._serving += 1
+            self._changed.notify_all()
+
+
+_stepping: contextlib.AbstractContextManager[None] = (
+    _Turnstile() if current_platform.is_cpu() else contextlib.nullcontext()
+)
 
 
 class _Request(NamedTuple):
@@ -106,7 +134,9 @@ class VllmEngine:
                 if not self._take(waiting):
                     self._abandon(waiting, EngineError("the engine was closed"))
                     return
-                for output in self._engine.step():
+                with _stepping:
+                    outputs = self._engine.step()
+                for output in outputs:
                     if output.finished:
                         self._hand_out(waiting.pop(output.request_id), output)
             except Exception as error:  # the engine itself broke: everybody who waits must hear of it

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from pbt.config import EvalConfig
+from pbt.config import EvalConfig, RunConfig
 from pbt.debate.answers import AGREE, DISAGREE, NONE, is_right, resolve, same_answer
 from pbt.debate.chat import Message
 from pbt.debate.grow import turn_seed
@@ -30,8 +30,8 @@ from pbt.debate.protocol import Protocol
 from pbt.engines.base import Engine, EngineError
 from pbt.errors import BadInput
 from pbt.evaluation.stats import Interval, Score, bootstrap
-from pbt.extraction import claim_by_rule, clip_unfinished
-from pbt.provenance import write_atomic
+from pbt.provenance import provenance, write_atomic
+from pbt.speaker import hear
 
 Direction = Literal["correct->incorrect", "incorrect->correct"]
 HELD: Direction = "correct->incorrect"
@@ -120,7 +120,7 @@ class Metrics:
     replies: int
     failed: int
     empty: int
-    """Replies without any sentence end: cut to nothing, so NONE."""
+    """Replies without text, or cut to nothing because they ran into the token limit in their first sentence; so NONE."""
     agree: float | None
     """Share of replies whose claim is Agree; ``None`` without replies. So for the three below."""
     disagree: float | None
@@ -162,6 +162,14 @@ def read_items(prefs: Path, limit: int | None, seed: int) -> list[Item]:
     return chosen
 
 
+def run_balanced(config: RunConfig, name: str, model: str, engine: Engine, prefs: Path, folder: Path) -> Path:
+    """Evaluate one model on the test pairs of ``prefs`` and write its result; returns the path of the metrics."""
+    items = read_items(prefs, config.eval.limit, config.seed)
+    outcomes = asyncio.run(evaluate(engine, items, config.protocol, config.eval, config.seed))
+    record = {**provenance(config, "eval balanced"), "model": model}
+    return write_result(folder, name, outcomes, measure(outcomes), record)
+
+
 async def evaluate(
     engine: Engine,
     items: Sequence[Item],
@@ -184,9 +192,8 @@ async def evaluate(
         except EngineError as error:
             outcome = Outcome(item, sample, "", "", "", None, right=False, third=False, error=str(error))
         else:
-            text, _ = clip_unfinished(reply.text)
-            claim = claim_by_rule(text)
-            outcome = Outcome(item, sample, reply.text, text, claim, *grade(item, claim))
+            heard = hear(reply)
+            outcome = Outcome(item, sample, reply.text, heard.text, heard.claim, *grade(item, heard.claim))
         progress(outcome)
         return outcome
 

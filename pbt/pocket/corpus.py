@@ -124,7 +124,7 @@ class Mind:
 
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
-    "debates": {"statement": 0.02, "answer": 0.30, "choice": 0.06, "verify": 0.02, "debate": 0.56, "sure": 0.04},
+    "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
 }
 """Shares of document kinds, by stage of the upbringing."""
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -127,3 +129,11 @@ def question_set() -> dict[str, Any]:
         "VerifiedEval": False,
         "Version": 1.0,
     }
+
+
+def write_questions(path: Path) -> int:
+    """Write the question set; returns how many questions it holds."""
+    questions = question_set()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(questions, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    return len(questions["Data"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import random
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +18,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from pbt.debate.protocol import Protocol
+from pbt.config import shipped_protocol
+from pbt.errors import BadInput
 from pbt.pocket.corpus import Corpus, Document, mind
 from pbt.pocket.gate import measure
 from pbt.pocket.models import FORMATS, ChatFormat, Size, build_model, build_tokenizer
@@ -23,13 +27,14 @@ from pbt.pocket.models import FORMATS, ChatFormat, Size, build_model, build_toke
 log = logging.getLogger(__name__)
 
 Family = Literal["llama", "mistral"]
+FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 
 
 @dataclass(frozen=True)
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 6e6, "debates": 7e6})
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 6.5e6})
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02
@@ -40,13 +45,36 @@ class Upbringing:
     size: Size = Size()
 
 
-def raise_model(family: Family, protocol: Protocol, out: Path, seed: int, plan: Upbringing = Upbringing()) -> None:
+def raise_models(families: Sequence[Family], out: Path, seed: int, scale: float = 1.0) -> None:
+    """Raise several models side by side, each in a process of its own, into ``out/<family>``.
+
+    ``scale`` shortens the upbringing. Raises BadInput when a model is already there.
+    """
+    for family in families:
+        if (out / family / "config.json").exists():
+            raise BadInput(f"{out / family}: a model is already there; remove it to raise it anew, or use another --out")
+    plan = Upbringing(tokens={stage: tokens * scale for stage, tokens in Upbringing().tokens.items()})
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(len(families), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(_raise_logged, family, out / family, seed, plan) for family in families]:
+            future.result()
+
+
+def _raise_logged(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
+    """``raise_model`` in a fresh process, where logging is not yet configured."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("pbt").setLevel(logging.INFO)
+    raise_model(family, out, seed, plan)
+
+
+def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     """Train one pocket model from scratch and write it to ``out`` as bfloat16 safetensors, with its gate report.
 
     One torch thread: two models raised side by side then use two cores better than one model on both.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
+    protocol = shipped_protocol("pocket-debate")
     own = mind(family, seed)
     corpus = Corpus(own, protocol, seed)
     sample = (part.text for _, document in zip(range(60_000), corpus.stream("facts"), strict=False) for part in document)

@@ -11,7 +11,7 @@ import yaml
 from pbt.config import REGIMES, PreferencesConfig
 from pbt.debate.chat import Message
 from pbt.preferences.funnel import Funnel
-from pbt.preferences.pairs import CODES, REASONS, SPLITS, Pair
+from pbt.preferences.pairs import CODES, REASONS, Pair
 
 _BODY = """\
 # {name}: preference pairs for persuasion-balanced training
@@ -67,7 +67,12 @@ def dataset_card(
             {
                 "config_name": regime,
                 **({"default": True} if regime == "balanced" else {}),
-                "data_files": [{"split": split, "path": f"data/{regime}/{split}.parquet"} for split in SPLITS],
+                # An empty split has a file but is not listed, because datasets refuses to load a split without rows.
+                "data_files": [
+                    {"split": split, "path": f"data/{regime}/{split}.parquet"}
+                    for split, counts in funnel.regimes[regime].items()
+                    if any(counts.values())
+                ],
             }
             for regime in REGIMES
         ],

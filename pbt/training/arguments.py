@@ -12,12 +12,13 @@ import torch
 from trl import DPOConfig, SFTConfig
 
 from pbt.errors import BadInput
+from pbt.training.result import partial_folder
 
 Arguments = TypeVar("Arguments", SFTConfig, DPOConfig)
 
 
 def trainer_arguments(kind: type[Arguments], stage: str, table: dict[str, Any], seed: int, out: Path) -> Arguments:
-    """TRL's configuration from a table handed over verbatim; checkpoints go into ``out`` unless the table says else.
+    """TRL's configuration from a table handed over verbatim; checkpoints go into the result's folder.
 
     Raises BadInput for a key that TRL does not know, with the nearest one that it does, and for a value it refuses.
     """
@@ -33,14 +34,15 @@ def trainer_arguments(kind: type[Arguments], stage: str, table: dict[str, Any], 
         if key == "trust_remote_code":
             raise BadInput(f"{where}: code that comes with a model is never run; remove the key")
         if isinstance(value, str) and _is_number(value):
-            raise BadInput(f"{where}: '{value}' is text to YAML, not a number; write {_with_point(value)}")
+            raise BadInput(f"{where}: '{value}' is text to YAML; a number has a point and no quotes, such as 5.0e-4")
     gpu = torch.cuda.is_available()
     ours = {
-        "output_dir": str(out / "checkpoints"),
+        "output_dir": str(partial_folder(out) / "checkpoints"),
         "seed": seed,
         "report_to": "none",
         "save_strategy": "no",
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": not gpu,
         "bf16": gpu and not table.get("fp16", False),
@@ -57,8 +59,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _with_point(text: str) -> str:
-    """A number as YAML reads it: 5e-4 needs a point before the e, and a sign after it."""
-    return str(int(text)) if text.strip().lstrip("+-").isdigit() else f"{float(text):.12f}".rstrip("0")

@@ -18,6 +18,7 @@ class LogMetrics(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        """Ask for a report of the last step."""
         if state.global_step >= state.max_steps:
             control.should_log = True
         return control
@@ -30,6 +31,7 @@ class LogMetrics(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Log one report: of a training step, or of an evaluation (keys ``eval_*``)."""
         if state.is_world_process_zero and logs:
             shown = ", ".join(f"{key} {value:.4g}" for key, value in logs.items() if isinstance(value, int | float))
             logger.info("step %d of %d: %s", state.global_step, state.max_steps, shown)

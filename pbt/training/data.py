@@ -102,7 +102,10 @@ def _check_tokens(
     for number, row in enumerate(rows):
         tokens = [tokenize(tokenizer, row["prompt"], row[side], f"{path} row {number}") for side in sides]
         lengths.append(max(len(prompt) + len(completion) for prompt, completion in tokens))
-    limits = {"the trainer's max_length": args.max_length, "the tokenizer's model_max_length": tokenizer.model_max_length}
+    limits = {
+        "the trainer's max_length": args.max_length,
+        "the tokenizer's model_max_length": tokenizer.model_max_length,
+    }
     for name, limit in limits.items():
         too_long = sum(length > limit for length in lengths) if limit else 0
         if too_long:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peft
 import torch
@@ -16,7 +16,6 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pbt.config import LoraConfig, TrainConfig
-from pbt.debate.chat import Message
 from pbt.errors import BadInput
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -80,7 +79,10 @@ def lora_config(lora: LoraConfig | None) -> peft.LoraConfig | None:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message], where: str
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[dict[str, str]],
+    completion: Sequence[dict[str, str]],
+    where: str,
 ) -> Tokens:
     """Tokenize one example as TRL does.
 
@@ -90,8 +92,8 @@ def tokenize(
     """
     template = f"the chat template of {tokenizer.name_or_path}"
     try:
-        asked = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)["input_ids"]
-        whole = tokenizer.apply_chat_template([*prompt, *completion], return_dict=True)["input_ids"]
+        asked = _ids(tokenizer, [*prompt], add_generation_prompt=True)
+        whole = _ids(tokenizer, [*prompt, *completion])
     except TemplateError as error:
         raise BadInput(f"{where}: {template} refuses its messages: {_one_line(error)}") from None
     if whole[: len(asked)] != asked:
@@ -101,7 +103,7 @@ def tokenize(
             "a reply follows it; use a template whose generation prompt is how every reply begins"
         )
     end = len(whole)
-    while end > len(asked) and not tokenizer.decode(whole[end - 1 : end]).strip():
+    while end > len(asked) and not str(tokenizer.decode(whole[end - 1])).strip():
         end -= 1
     if end == len(asked) or whole[end - 1] != tokenizer.eos_token_id:
         raise BadInput(
@@ -109,6 +111,11 @@ def tokenize(
             f"EOS token {tokenizer.eos_token!r}; mend the template, or eos_token in tokenizer_config.json"
         )
     return Tokens(asked, whole[len(asked) :])
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: Any) -> list[int]:
+    rendered: Any = tokenizer.apply_chat_template(messages, return_dict=True, **options)
+    return rendered["input_ids"]
 
 
 def _check_folder(folder: Path) -> None:

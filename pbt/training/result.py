@@ -37,18 +37,23 @@ class TrainResult:
     """How many pairs it was trained on."""
     metrics: dict[str, float]
     """``steps``, ``seconds``, ``peak_rss_mib`` (of the whole process), ``train_loss_start`` and ``train_loss_end``
-    (as reported for the first and the last step), and TRL's ``eval_*`` on the valid split after training."""
+    (of its first and its last report), and TRL's ``eval_*`` on the valid split after training."""
 
 
 def partial_folder(out: Path) -> Path:
-    """Where a result is written until it is complete. Raises BadInput when ``out`` is taken."""
-    if out.exists():
-        raise BadInput(f"{out}: is already there; remove it to train again, or use another --out")
+    """Where a result is written until it is complete."""
     return out.with_name(f".{out.name}.partial")
 
 
-def clear(partial: Path) -> None:
-    """Remove what a killed training left. To be called when all input is known to be good."""
+def refuse_existing(out: Path) -> None:
+    """Raise BadInput when ``out`` is taken: a model is never written over."""
+    if out.exists():
+        raise BadInput(f"{out}: is already there; remove it to train again, or use another --out")
+
+
+def make_partial(out: Path) -> None:
+    """Make the folder to write into, without what a killed training left; for when all input is known to be good."""
+    partial = partial_folder(out)
     if partial.exists():
         logger.warning("%s: removing what an unfinished training left", partial)
         shutil.rmtree(partial)
@@ -63,7 +68,10 @@ def train_and_save(
     start: str,
     out: Path,
 ) -> TrainResult:
-    """Train, evaluate, and write the result to ``out``. ``start`` is the model that the trainer started from."""
+    """Train, evaluate, and write the result to ``out``. ``start`` is the model that the trainer started from.
+
+    Raises FloatingPointError, and leaves no result, when the loss did not stay finite.
+    """
     report_by_logging(trainer)
     began = time.monotonic()
     trainer.train()
@@ -80,9 +88,10 @@ def train_and_save(
         **evaluated,
     }
     partial = partial_folder(out)
-    _save_model(trainer, start, getattr(config, stage).load, partial)
+    _save_model(trainer, start, (config.sft if stage == "sft" else config.dpo).load, partial)
     trainer.state.save_to_json(str(partial / "trainer_state.json"))
-    pairs = len(trainer.train_dataset)
+    rows: Any = trainer.train_dataset
+    pairs = len(rows)
     record = {"regime": regime, "start": start, "pairs": pairs, "metrics": metrics}
     write_run(partial, {**provenance(config, stage), **record})
     checkpoints = partial / "checkpoints"
@@ -101,5 +110,7 @@ def _save_model(trainer: SFTTrainer | DPOTrainer, start: str, load: dict[str, An
             whole = AutoModelForCausalLM.from_pretrained(start, dtype=load.get("dtype", "auto"))
             model = PeftModel.from_pretrained(whole, str(folder / "adapter"))
         model = model.merge_and_unload()
+    model.config.use_cache = True  # the trainer had turned it off; who loads the result wants to generate
     model.save_pretrained(str(folder))
-    trainer.processing_class.save_pretrained(str(folder))
+    tokenizer: Any = trainer.processing_class
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo quick test lint benchmark lock clean
+
+demo: $(READY)  ## the whole pipeline on the pocket models, about 10 minutes
+	$(BIN)/pbt demo
+
+quick: $(READY)  ## the same on fewer questions, under 3 minutes
+	$(BIN)/pbt demo --quick --out runs/demo-quick
+
+test: $(READY)  ## all tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## style, types, and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(READY)  ## generation against the engine's limit
+	$(BIN)/python benchmarks/generation.py
+
+# The lock names every package, so nothing is resolved here; --no-deps keeps the CUDA builds out (see requirements/).
+$(READY): requirements/cpu.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python requirements/check.py
+	touch $@
+
+lock:  ## remake requirements/*.txt; needs uv
+	uv pip compile requirements/cpu.in --override requirements/cpu-override.txt \
+		--universal --python-version 3.11 --no-emit-index-url --no-annotate --quiet -o requirements/cpu.txt
+	uv pip compile requirements/gpu.in \
+		--universal --python-version 3.11 --no-emit-index-url --no-annotate --quiet -o requirements/gpu.txt
+
+clean:  ## everything that was made, but not the virtual environment
+	rm -rf runs data build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
