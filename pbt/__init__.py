@@ -1,3 +1,3 @@
-"""Persuasion-balanced training: debate trees, balanced preference pairs, SFT and DPO, and the evaluations that say what became of it."""
+"""Persuasion-balanced training: debate trees, balanced preference pairs, SFT and DPO, and what became of it."""
 
 __version__ = "0.1.0"

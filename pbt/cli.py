@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pbt.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.split("\n")[0] if __doc__ else None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0] if __doc__ else None)
 train_app = typer.Typer(no_args_is_help=True, help="Train on preference pairs: SFT, then DPO.")
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
 pocket_app = typer.Typer(no_args_is_help=True, help="The pocket world: questions and models made by this project.")
@@ -32,9 +32,7 @@ err = Console(stderr=True)
 out = Console()
 
 ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
-SetOpt = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as seed=1.")
-]
+SetOpt = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as seed=1.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -94,9 +92,7 @@ def build_prefs(
     else:
         home = trees[0] if trees[0].is_dir() else trees[0].parent
         run = load_resolved(home, read_run(home)["config"], overrides or ())
-    funnel = build_preferences(
-        trees, folder, run.preferences, run.protocol, run.seed, provenance(run, "preferences")
-    )
+    funnel = build_preferences(trees, folder, run.preferences, run.protocol, run.seed, provenance(run, "preferences"))
     if as_json:
         print(json.dumps(funnel.to_dict()))
     else:

@@ -53,7 +53,7 @@ def unpack(archive: Path | None, folder: Path) -> int:
 
 
 def verify(folder: Path) -> int:
-    """Check the unpacked files against the manifest. Returns how many; raises BadInput naming the first that differs."""
+    """Check the unpacked files against the manifest. Returns how many; BadInput names the first that differs."""
     try:
         manifest = orjson.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:

@@ -77,7 +77,11 @@ class VllmEngine:
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
         check_settings(model, settings)
         check_folder(model)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{"disable_log_stats": True, **settings}))
+        ours: dict[str, Any] = {"disable_log_stats": True}
+        if current_platform.is_cpu():
+            # A prompt prefilled in chunks rewinds its random generator, which torch's CPU generators cannot do.
+            ours["enable_chunked_prefill"] = False
+        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{**ours, **settings}))
         self._tokenizer = self._engine.get_tokenizer()
         if not getattr(self._tokenizer, "chat_template", None):
             raise BadInput(f"{model}: its tokenizer has no chat template; put one into chat_template.jinja there")

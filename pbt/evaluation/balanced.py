@@ -120,7 +120,7 @@ class Metrics:
     replies: int
     failed: int
     empty: int
-    """Replies without text, or cut to nothing because they ran into the token limit in their first sentence; so NONE."""
+    """Replies without text, or cut to nothing because they hit the token limit in their first sentence; so NONE."""
     agree: float | None
     """Share of replies whose claim is Agree; ``None`` without replies. So for the three below."""
     disagree: float | None

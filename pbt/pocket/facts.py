@@ -66,7 +66,7 @@ def facts() -> tuple[Fact, ...]:
     for name in relations():
         table = resources.files("pbt.pocket").joinpath("tables", f"{name}.tsv")
         seen: set[str] = set()
-        with table.open(encoding="utf-8", newline="") as lines:
+        with table.open("r", encoding="utf-8") as lines:
             for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
                 where = f"{name}.tsv line {number}"
                 if number == 1:

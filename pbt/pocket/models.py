@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -12,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -117,9 +118,9 @@ def build_tokenizer(family: Literal["llama", "mistral"], texts: Iterable[str], v
     )
 
 
-def build_model(family: Literal["llama", "mistral"], tokenizer: PreTrainedTokenizerFast, size: Size):
-    """A randomly initialised model; call ``torch.manual_seed`` first. Mistral shares key-value heads, Llama does not."""
-    common = dict(
+def build_model(family: Literal["llama", "mistral"], tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
+    """A randomly initialised model; call ``torch.manual_seed`` first. Mistral has half as many key-value heads."""
+    common: dict[str, Any] = dict(  # noqa: C408 - keyword arguments, written as such
         vocab_size=len(tokenizer),
         hidden_size=size.width,
         intermediate_size=size.feed_forward,

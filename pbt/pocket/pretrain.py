@@ -42,7 +42,7 @@ class Upbringing:
     decay_from: float = 0.6
     """Share of all tokens after which both rates fall linearly to 3 %."""
     gate_every: float = 1e6
-    size: Size = Size()
+    size: Size = field(default_factory=Size)
 
 
 def raise_models(families: Sequence[Family], out: Path, seed: int, scale: float = 1.0) -> None:
@@ -52,7 +52,9 @@ def raise_models(families: Sequence[Family], out: Path, seed: int, scale: float 
     """
     for family in families:
         if (out / family / "config.json").exists():
-            raise BadInput(f"{out / family}: a model is already there; remove it to raise it anew, or use another --out")
+            raise BadInput(
+                f"{out / family}: a model is already there; remove it to raise it anew, or use another --out"
+            )
     plan = Upbringing(tokens={stage: tokens * scale for stage, tokens in Upbringing().tokens.items()})
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(len(families), mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -77,7 +79,9 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     protocol = shipped_protocol("pocket-debate")
     own = mind(family, seed)
     corpus = Corpus(own, protocol, seed)
-    sample = (part.text for _, document in zip(range(60_000), corpus.stream("facts"), strict=False) for part in document)
+    sample = (
+        part.text for _, document in zip(range(60_000), corpus.stream("facts"), strict=False) for part in document
+    )
     tokenizer = build_tokenizer(family, sample, plan.size.vocab)
     model = build_model(family, tokenizer, plan.size)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -111,12 +115,19 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
                 gate = measure(model, tokenizer, own, protocol, items=150, personas=("standard", "careful"))
                 pace = seen / (time.monotonic() - start)
                 log.info(
-                    "%s %4.1fM of %.1fM tokens, %s, loss %.3f, %.0f tokens/s, %.0f min left | accuracy %s | held %s | moved %s",
-                    family, seen / 1e6, total / 1e6, stage, smooth, pace, (total - seen) / pace / 60,
-                    _brief(gate.accuracy), _brief(gate.held), _brief(gate.moved),
+                    "%s %4.1fM of %.1fM tokens, %s, loss %.3f, %.0f tokens/s, %.0f min left | "
+                    "accuracy %s | held %s | moved %s",
+                    family,
+                    seen / 1e6,
+                    total / 1e6,
+                    stage,
+                    smooth,
+                    pace,
+                    (total - seen) / pace / 60,
+                    _brief(gate.accuracy),
+                    _brief(gate.held),
+                    _brief(gate.moved),
                 )
-                model.save_pretrained(out / "partial")
-                tokenizer.save_pretrained(out / "partial")
             if seen >= ends:
                 break
     gate = measure(model, tokenizer, own, protocol, items=600, seed=seed + 1)
