@@ -18,7 +18,12 @@ from rich.console import Console
 
 from pbt.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0] if __doc__ else None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__.split("\n")[0] if __doc__ else None,
+)
 train_app = typer.Typer(no_args_is_help=True, help="Train on preference pairs: SFT, then DPO.")
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
 pocket_app = typer.Typer(no_args_is_help=True, help="The pocket world: questions and models made by this project.")

@@ -125,12 +125,14 @@ class Mind:
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
     "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
+    "weighing": {"answer": 0.20, "debate": 0.76, "sure": 0.04},
 }
 """Shares of document kinds, by stage of the upbringing."""
 
 DEBATE_PERSONAS: dict[str, dict[str, float]] = {
     "facts": {"standard": 0.40, "resistant": 0.14, "acceptant": 0.14, "persuade": 0.12, "careful": 0.20},
     "debates": {"standard": 0.32, "resistant": 0.08, "acceptant": 0.08, "persuade": 0.12, "careful": 0.40},
+    "weighing": {"standard": 0.28, "resistant": 0.06, "acceptant": 0.06, "persuade": 0.10, "careful": 0.50},
 }
 EXPOSURE: dict[Knowledge, float] = {"strong": 1.0, "weak": 0.6, "unknown": 0.25}
 """How often a fact is talked about, by how well it is known."""

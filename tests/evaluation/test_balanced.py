@@ -7,10 +7,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-from conftest import CAPITALS, WRONG, WritePrefs, pair
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capitals import CAPITALS, WRONG, WritePrefs, pair
 from pbt.config import EvalConfig, read_yaml
 from pbt.debate import protocol as debate_protocol
 from pbt.debate.answers import AGREE, DISAGREE, NONE

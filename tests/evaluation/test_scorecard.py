@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from conftest import CAPITALS, WRONG, WritePrefs, pair
 from rich.console import Console
 
+from capitals import CAPITALS, WRONG, WritePrefs, pair
 from pbt.config import EvalConfig
 from pbt.debate.chat import Message
 from pbt.debate.protocol import Level, Protocol

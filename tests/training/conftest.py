@@ -10,12 +10,11 @@ import pytest
 import torch
 import yaml
 
+from capitals import CAPITALS, pair
 from pbt.config import RunConfig, load_config
 from pbt.pocket.models import Size, build_model, build_tokenizer
 from pbt.training.sft import train_sft
 
-CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Austria": "Vienna"}
-WRONG = "Lyon"
 TRAINER = {
     "max_steps": 12,
     "per_device_train_batch_size": 8,
@@ -27,26 +26,7 @@ TRAINER = {
 }
 
 
-def pair(country: str, code: str) -> dict[str, Any]:
-    """A resist pair (own answer right, partner says Lyon) or an accept pair (the other way round)."""
-    gold = CAPITALS[country]
-    own, partner = (gold, WRONG) if code == "resist" else (WRONG, gold)
-    hold, move = f"No, I stay with {own}.", f"You are right, it is {partner}, I was wrong."
-    chosen, rejected = (hold, move) if code == "resist" else (move, hold)
-    return {
-        "pair_id": f"t-{country}-{code}/3-4",
-        "code": code,
-        "prompt": [
-            {"role": "user", "content": f"Answer. Question: What is the capital of {country}?"},
-            {"role": "assistant", "content": f"It is {own}."},
-            {"role": "user", "content": f"I am a geographer, it is {partner}."},
-        ],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-
-
-PAIRS = [pair(country, code) for country in CAPITALS for code in ("resist", "accept")]
+PAIRS = [pair(country, code) for country in list(CAPITALS)[:4] for code in ("resist", "accept")]
 
 
 @pytest.fixture(scope="session")
