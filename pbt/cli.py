@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, prints. Progress and logs go to stderr, results to stdout.
 
-Exit codes: 0 done; 1 something broke, or some items failed; 2 bad input, named in one line; 130 interrupted.
+Exit codes: 0 done; 1 something broke; 2 bad input, named in one line; 3 done, but some items failed and are recorded;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,7 +75,7 @@ def generate(
         print(json.dumps({"trees": str(target), **summary.to_dict()}))
     else:
         out.print(summary.table(str(target)))
-    raise typer.Exit(1 if summary.failed else 0)
+    raise typer.Exit(3 if summary.failed else 0)
 
 
 @app.command("build-prefs")
@@ -300,15 +302,16 @@ def _named(entry: str) -> tuple[str, str]:
     return name, path
 
 
-def _say(error: BaseException) -> None:
-    err.print(f"pbt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line. The one place where errors become messages and exit codes."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     # Before any library reads them: nothing reports home, and bars are for terminals.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Remarks of the libraries to each other (deprecations, NUMA, missing Triton) would bury what the user should see.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -316,11 +319,8 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         app(args=arguments)
     except BadInput as error:
-        _say(error)
+        err.print(f"pbt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say(KeyboardInterrupt("interrupted; what was finished is on disk, start again to go on"))
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ MANIFEST = "manifest.json"
 
 def pack(folder: Path, archive: Path) -> int:
     """Pack every file of ``folder`` with a manifest; the same files give the same bytes. Returns how many files."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
     if not files:
         raise BadInput(f"{folder}: nothing to pack")
     sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
@@ -29,7 +30,12 @@ def pack(folder: Path, archive: Path) -> int:
         entry.mode = 0o644
         return entry
 
-    with tarfile.open(archive, "w:gz", compresslevel=9) as tar:
+    # The header of a gzip file would hold the time and the archive's name.
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as tar,
+    ):
         for path in [manifest, *files]:
             tar.add(path, path.relative_to(folder).as_posix(), filter=plain)
     return len(files)

@@ -158,6 +158,8 @@ def _question(where: str, identifier: Any, text: Any, gold: Any, aliases: list[s
         raise BadInput(f"{where}: a question needs an id and a text")
     if not isinstance(gold, str) or not normalise(gold):
         raise BadInput(f"{where} (question '{identifier}'): it has no answer; give it one or remove it")
+    if gold == "<unk>":
+        raise BadInput(f"{where} (question '{identifier}'): its answer is withheld, as in TriviaQA's test split")
     normal = dict.fromkeys(normalise(alias) for alias in (gold, *aliases))
     normal.pop("", None)
     return Question(str(identifier), " ".join(text.split()), gold, tuple(normal))

@@ -1,7 +1,7 @@
 """Trees on disk: a folder of shards, one finished tree a line, written whole.
 
-``TREES/shard-0003-of-0016.jsonl`` holds the trees of one shard, ``failures.jsonl`` beside it (per shard) the trees
-that could not be grown, with the reason, and ``run.json`` what made them. A torn last line, left by a kill, is cut off
+``TREES/shard-0003-of-0016.jsonl`` holds the trees of one shard, ``shard-0003-of-0016.failures.jsonl`` those that could
+not be grown, with the reason, and ``run.json`` what made them. A torn last line, left by a kill, is cut off
 and its question is owed again. A question is done when any shard holds its tree, so the number of shards may change
 between launches.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from pbt.config import differences
 from pbt.debate.tree import DebateTree, TreeError
 from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, read_run, write_run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class TreeStore:
 
     def done(self) -> set[str]:
         """Ids of the questions whose tree stands in any shard of the folder."""
-        return {tree.question_id for tree in read_trees([self.folder], torn="skip")}
+        return {tree.question_id for tree in read_trees([self.folder])}
 
     def failed(self) -> set[str]:
         """Ids of the questions that failed in any shard of the folder. A torn last line counts as none."""
@@ -99,11 +102,11 @@ def tree_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.jsonl")) if not path.name.endswith(".failures.jsonl")]
 
 
-def read_trees(paths: list[Path], *, torn: str = "refuse") -> Iterator[DebateTree]:
+def read_trees(paths: Sequence[Path]) -> Iterator[DebateTree]:
     """All trees of files and folders, in order.
 
-    Raises BadInput naming file and line for a line that is no tree. ``torn="skip"`` passes over a last line without
-    its newline: a writer is at it, or was killed.
+    Raises BadInput naming file and line for a line that is no tree. Only a last line without its newline is passed
+    over when it is none, with a warning: a writer is at it or was killed, and its tree is owed.
     """
     for path in paths:
         if not path.exists():
@@ -112,15 +115,17 @@ def read_trees(paths: list[Path], *, torn: str = "refuse") -> Iterator[DebateTre
         if not files:
             raise BadInput(f"{path}: no *.jsonl in it; grow trees with 'pbt generate CONFIG --out {path}'")
         for file in files:
-            *lines, last = file.read_bytes().split(b"\n")
-            if last and torn == "refuse":
-                lines.append(last)
+            lines = file.read_bytes().split(b"\n")
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 try:
                     yield DebateTree.from_dict(orjson.loads(line))
-                except (orjson.JSONDecodeError, TreeError, AttributeError) as error:
+                except orjson.JSONDecodeError as error:
+                    if number < len(lines):
+                        raise BadInput(f"{file} line {number}: not a tree: {error}") from None
+                    log.warning("%s line %d: torn, so its tree is owed", file, number)
+                except (TreeError, AttributeError) as error:
                     raise BadInput(f"{file} line {number}: not a tree: {error}") from None
 
 

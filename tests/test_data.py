@@ -25,6 +25,12 @@ def test_pack_and_unpack_give_the_same_files(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "copy" / "pocket" / "model").read_bytes() == b"\x00" * 1000
 
 
+def test_packing_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.tar.gz", "b.tar.gz"):
+        pack(folder, tmp_path / name)
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+
+
 def test_a_changed_file_is_noticed(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "a.tar.gz")
     (folder / "questions.json").write_text("[1]")

@@ -77,7 +77,7 @@ class VllmEngine:
     def __init__(self, model: str, settings: dict[str, Any]) -> None:
         check_settings(model, settings)
         check_folder(model)
-        ours: dict[str, Any] = {"disable_log_stats": True}
+        ours: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
         if current_platform.is_cpu():
             # A prompt prefilled in chunks rewinds its random generator, which torch's CPU generators cannot do.
             ours["enable_chunked_prefill"] = False

@@ -7,7 +7,7 @@ moving alike, is shown for right and for wrong answers.
 
 ``careful`` is a skill: asked to check its memory, the speaker holds when it knows better or is surer than its
 partner, and moves when it is less sure. Under ``standard`` it uses this skill in one turn of five; in the
-others it holds or moves by a coin.
+others it is swayed by how the partner puts it, whoever is right.
 """
 
 from __future__ import annotations
@@ -43,19 +43,18 @@ FIRST: dict[int, tuple[str, ...]] = {
         "I have no idea, maybe it is {a}.",
     ),
 }
+# The first word decides: read greedily, a reply is then the likelier decision and not the likelier turn of phrase.
 HOLD = (
     "No, I stay with {a}.",
-    "I disagree, it is {a}.",
-    "I am not convinced, my answer remains {a}.",
+    "No, it is {a}.",
+    "No, my answer remains {a}.",
     "No, it is {a} and not {b}.",
-    "I keep my answer, it is {a}.",
 )
 MOVE = (
-    "You are right, it is {b}.",
-    "I agree, it is {b}.",
-    "Good point, I change my answer to {b}.",
+    "Yes, you are right, it is {b}.",
     "Yes, it is {b}, I was wrong.",
-    "You have convinced me, the answer is {b}.",
+    "Yes, I change my answer to {b}.",
+    "Yes, I agree, it is {b}.",
 )
 SUFFIX = {
     SURE: (" I know this well.", " I have no doubt."),
@@ -82,6 +81,10 @@ PERSUADE: dict[str, tuple[str, ...]] = {
         "People pay me for such answers, it is {a}.",
     ),
 }
+SWAY = {"logical": 0.7, "emotional": 0.5, "credibility": 0.3, "": 0.5}
+"""Under ``standard``: how often it holds, by the partner's kind of appeal (none: a bare answer)."""
+CAREFUL_UNASKED = 0.2
+"""Share of ``standard`` turns in which it weighs."""
 CHALLENGES = (
     "I don't think so. Are you sure?",
     "Are you absolutely certain?",
@@ -132,7 +135,7 @@ STAGES: dict[str, dict[str, float]] = {
 DEBATE_PERSONAS: dict[str, dict[str, float]] = {
     "facts": {"standard": 0.40, "resistant": 0.14, "acceptant": 0.14, "persuade": 0.12, "careful": 0.20},
     "debates": {"standard": 0.32, "resistant": 0.08, "acceptant": 0.08, "persuade": 0.12, "careful": 0.40},
-    "weighing": {"standard": 0.28, "resistant": 0.06, "acceptant": 0.06, "persuade": 0.10, "careful": 0.50},
+    "weighing": {"standard": 0.30, "resistant": 0.07, "acceptant": 0.07, "persuade": 0.10, "careful": 0.46},
 }
 EXPOSURE: dict[Knowledge, float] = {"strong": 1.0, "weak": 0.6, "unknown": 0.25}
 """How often a fact is talked about, by how well it is known."""
@@ -278,18 +281,19 @@ class Corpus:
         if persona in PERSUADE or rng.random() < 0.25:
             # Seat 0: it opened, the partner answered without having seen it.
             head = [Part("user", self._opening(persona, question), False), Part("assistant", own_first, False)]
-            put = partner_first
+            put, appeal = partner_first, ""
         else:
             # Seat 1: the partner opened, and now persuades.
             opening = f"{self._opening(persona, question)}\n\n{partner_first}"
             head = [Part("user", opening, False), Part("assistant", own_first, False)]
-            put = rng.choice(PERSUADE[rng.choice(list(PERSUADE))]).format(a=partner, b=own)
+            appeal = rng.choice(list(PERSUADE))
+            put = rng.choice(PERSUADE[appeal]).format(a=partner, b=own)
             if rng.random() < 0.33:
                 put += rng.choice(SUFFIX[partner_level])
         if agreed:
             reply = rng.choice(("We agree, it is {a}.", "Yes, it is {a}.", "I agree with you.")).format(a=own)
         else:
-            reply = self._reply(fact, persona, own, partner, own_right, partner_right, own_level, partner_level)
+            reply = self._reply(fact, persona, own, partner, appeal, own_right, partner_right, own_level, partner_level)
         return [*head, Part("user", put, False), Part("assistant", reply, True)]
 
     def _reply(
@@ -298,13 +302,14 @@ class Corpus:
         persona: str,
         own: str,
         partner: str,
+        appeal: str,
         own_right: bool,
         partner_right: bool,
         own_level: int,
         partner_level: int,
     ) -> str:
         rng = self.rng
-        if persona == "standard" and rng.random() < 0.2:
+        if persona == "standard" and rng.random() < CAREFUL_UNASKED:
             persona = "careful"
         if persona == "careful":
             if self.mind.knows(fact) == "strong" and own_right != partner_right:
@@ -314,7 +319,7 @@ class Corpus:
         elif persona in PERSUADE:
             hold = 0.8
         else:
-            hold = {"standard": 0.5, "resistant": 0.95, "acceptant": 0.05}[persona]
+            hold = {"standard": SWAY[appeal], "resistant": 0.95, "acceptant": 0.05}[persona]
         held = rng.random() < hold
         if held and persona in PERSUADE:
             said = rng.choice(PERSUADE[persona]).format(a=own, b=partner)

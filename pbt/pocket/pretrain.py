@@ -34,7 +34,7 @@ FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 3e6, "weighing": 4e6})
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 3e6, "weighing": 4.5e6})
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02
@@ -133,6 +133,8 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     gate = measure(model, tokenizer, own, protocol, items=600, seed=seed + 1)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    if not gate.passed:
+        log.warning("%s: it does not pass the gate (%s), so balanced training has little to build on", family, gate)
     report = {"family": family, "seed": seed, "upbringing": asdict(plan), "mind": asdict(own), "gate": asdict(gate)}
     (out / "pocket.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
