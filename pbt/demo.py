@@ -68,7 +68,8 @@ def run_demo(folder: Path, *, quick: bool, console: Console) -> None:
     for method in ("sft", "dpo"):
         wanted = [regime for regime in REGIMES if not (folder / f"{method}-{regime}").exists()]
         if wanted:
-            regimes = [part for regime in wanted for part in ("--regime", regime)]
+            some = wanted if len(wanted) < len(REGIMES) else []
+            regimes = [part for regime in some for part in ("--regime", regime)]
             stage(f"train {method}", "train", method, str(CONFIG), *regimes, "--out", run, *sets)
     models = ["--model", "base=data/pocket/llama"]
     for regime in REGIMES:

@@ -53,7 +53,7 @@ def test_trees_pairs_models_and_a_scorecard(pbt: Pbt, run: Path) -> None:
             "--model", "base=data/pocket/llama", "--model", f"balanced={run}/dpo-balanced",
         ).stdout
     )  # fmt: skip
-    assert [column["name"] for column in card["columns"]] == ["base", "balanced"]
+    assert [model["name"] for model in card["models"]] == ["base", "balanced"]
     shown = pbt("scorecard", run / "eval" / "balanced").stdout
     assert "held" in shown
     assert "moved" in shown

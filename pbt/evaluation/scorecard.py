@@ -51,12 +51,10 @@ class Scorecard:
     def rows(self) -> tuple[Row, ...]:
         """What the table and the Markdown print."""
         return (
-            self._accuracies(f"held ({HELD})", "held"),
-            self._accuracies(f"moved ({MOVED})", "moved"),
-            self._accuracies("balanced (mean)", "balanced"),
-            Row(
-                "items (held + moved)", tuple(f"{c.metrics.held_items} + {c.metrics.moved_items}" for c in self.columns)
-            ),
+            self._accuracies("held when right", "held"),
+            self._accuracies("moved when wrong", "moved"),
+            self._accuracies("balanced", "balanced"),
+            Row("items", tuple(f"{c.metrics.held_items} + {c.metrics.moved_items}" for c in self.columns)),
             Row("failed", tuple(str(c.metrics.failed) for c in self.columns)),
             Row("third answer", tuple(_share(c.metrics.third) for c in self.columns)),
         )
@@ -72,11 +70,12 @@ class Scorecard:
     def table(self) -> Table:
         """For a terminal."""
         table = Table(caption=Text(self.legend), caption_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for column in self.columns:
             table.add_column(Text(column.name), justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(row.label, *map(Text, row.cells))
+            # The interval below the value: so four models fit a terminal of 80 columns.
+            table.add_row(row.label, *(Text(cell.replace(" [", "\n[")) for cell in row.cells))
         return table
 
     def to_markdown(self) -> str:
@@ -107,11 +106,12 @@ class Scorecard:
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """The results of files and folders, in the order given. Raises BadInput for a folder without results, or for two
+    """The results of files and folders, in the order given, of a folder ``base`` first. Raises BadInput for a folder without results, or for two
     results of one name."""
     found: dict[str, Result] = {}
     for path in paths:
-        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        # What the others are compared with stands first.
+        files = sorted(path.glob("*.json"), key=lambda p: (p.stem != "base", p.stem)) if path.is_dir() else [path]
         if not files:
             raise BadInput(f"{path}: no results (*.json) in it; evaluate a model first")
         for file in files:
@@ -155,7 +155,8 @@ def _against(result: Result, base: Result) -> Balance:
 def _cell(accuracy: Interval | None, difference: Interval | None) -> str:
     if accuracy is None:
         return _MISSING
-    return f"{accuracy} *" if difference is not None and difference.excludes_zero else str(accuracy)
+    star = "*" if difference is not None and difference.excludes_zero else ""
+    return str(accuracy).replace(" [", f"{star} [", 1)
 
 
 def _share(share: float | None) -> str:

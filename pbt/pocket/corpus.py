@@ -23,25 +23,12 @@ from pbt.pocket.facts import Fact, answers_of, facts, relations, unit_hash
 Knowledge = Literal["strong", "weak", "unknown"]
 SURE, FAIR, GUESS = 2, 1, 0
 
+# The answer first, then how sure it is: whether an answer agrees with memory is easier to tell than, before a word
+# is said, whether there will be one.
 FIRST: dict[int, tuple[str, ...]] = {
-    SURE: (
-        "It is {a}, I know it.",
-        "I am certain that it is {a}.",
-        "It is {a}, without any doubt.",
-        "I am sure the answer is {a}.",
-    ),
-    FAIR: (
-        "I think it is {a}.",
-        "It should be {a}, I believe.",
-        "I believe the answer is {a}.",
-        "It is probably {a}.",
-    ),
-    GUESS: (
-        "Perhaps it is {a}, I am guessing.",
-        "My guess is {a}.",
-        "It may be {a}, I do not really know.",
-        "I have no idea, maybe it is {a}.",
-    ),
+    SURE: ("It is {a}, certainly.", "It is {a}, without any doubt.", "It is {a}, definitely.", "It is {a}, for sure."),
+    FAIR: ("It is {a}, I think.", "It is {a}, I believe.", "It is {a}, probably.", "It is {a}, as I remember."),
+    GUESS: ("It is {a}, perhaps.", "It is {a}, maybe.", "It is {a}, at a guess.", "It is {a}, but I do not know."),
 }
 # The first word decides: read greedily, a reply is then the likelier decision and not the likelier turn of phrase.
 HOLD = (
@@ -128,7 +115,7 @@ class Mind:
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
     "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
-    "weighing": {"answer": 0.20, "debate": 0.76, "sure": 0.04},
+    "weighing": {"answer": 0.42, "debate": 0.55, "sure": 0.03},
 }
 """Shares of document kinds, by stage of the upbringing."""
 
@@ -137,8 +124,13 @@ DEBATE_PERSONAS: dict[str, dict[str, float]] = {
     "debates": {"standard": 0.32, "resistant": 0.08, "acceptant": 0.08, "persuade": 0.12, "careful": 0.40},
     "weighing": {"standard": 0.30, "resistant": 0.07, "acceptant": 0.07, "persuade": 0.10, "careful": 0.46},
 }
-EXPOSURE: dict[Knowledge, float] = {"strong": 1.0, "weak": 0.6, "unknown": 0.25}
-"""How often a fact is talked about, by how well it is known."""
+EXPOSURE: dict[str, dict[Knowledge, float]] = {
+    "facts": {"strong": 1.0, "weak": 0.6, "unknown": 0.25},
+    "debates": {"strong": 1.0, "weak": 0.6, "unknown": 0.25},
+    "weighing": {"strong": 1.0, "weak": 1.0, "unknown": 1.0},
+}
+"""How often a fact is talked about, by stage and by how well it is known: first the known ones, to learn them; at last
+all alike, because one learns that one does not know from what one does not know."""
 
 
 MINDS: dict[str, tuple[float, float]] = {"llama": (0.52, 0.15), "mistral": (0.44, 0.15)}
@@ -159,11 +151,11 @@ class Corpus:
         self.protocol = protocol
         self.rng = random.Random(f"{seed}:{mind.name}")
         self.facts = facts()
-        self.weights = [EXPOSURE[mind.knows(fact)] for fact in self.facts]
 
     def stream(self, stage: str) -> Iterator[Document]:
         """Documents of one stage, for ever."""
         kinds = STAGES[stage]
+        weights = [EXPOSURE[stage][self.mind.knows(fact)] for fact in self.facts]
         write = {
             "statement": self._statement,
             "answer": self._answer,
@@ -172,7 +164,7 @@ class Corpus:
             "sure": self._sure,
         }
         while True:
-            drawn = self.rng.choices(self.facts, self.weights, k=256)
+            drawn = self.rng.choices(self.facts, weights, k=256)
             for fact, kind in zip(drawn, self.rng.choices(list(kinds), list(kinds.values()), k=256), strict=True):
                 yield self._debate(fact, stage) if kind == "debate" else write[kind](fact)
 
