@@ -106,8 +106,10 @@ class Scorecard:
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """The results of files and folders, in the order given, of a folder ``base`` first. Raises BadInput for a folder without results, or for two
-    results of one name."""
+    """The results of files and folders, in the order given; of a folder, ``base`` first.
+
+    Raises BadInput for a folder without results, or for two results of one name.
+    """
     found: dict[str, Result] = {}
     for path in paths:
         # What the others are compared with stands first.

@@ -92,17 +92,22 @@ Document = list[Part]
 
 @dataclass(frozen=True)
 class Mind:
-    """What one pocket model knows, as shares of all facts, and the seed that deals them out."""
+    """What one pocket model knows: an expert in some relations, a layman in the others, dealt out by a seed."""
 
     name: str
-    strong: float
-    weak: float
+    expertise: float
+    """Share of the relations in which it is an expert."""
     seed: int
+
+    def expert(self, relation: str) -> bool:
+        """Whether this mind is at home in a relation."""
+        return unit_hash("domain", self.seed, self.name, relation) < self.expertise
 
     def knows(self, fact: Fact) -> Knowledge:
         """How well this mind knows a fact: by hash, so it never depends on table order."""
+        strong, weak = EXPERT if self.expert(fact.relation) else LAYMAN
         at = unit_hash("mind", self.seed, self.name, fact.id)
-        return "strong" if at < self.strong else "weak" if at < self.strong + self.weak else "unknown"
+        return "strong" if at < strong else "weak" if at < strong + weak else "unknown"
 
     def chance(self, fact: Fact) -> float:
         """The probability that this mind, asked, gives the right answer."""
@@ -112,10 +117,15 @@ class Mind:
         return 1.0 if known == "strong" else 0.0
 
 
+EXPERT = (0.85, 0.10)
+LAYMAN = (0.10, 0.30)
+"""Shares of strong and weak facts in a relation; the rest is unknown."""
+
+
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
     "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
-    "weighing": {"answer": 0.42, "debate": 0.55, "sure": 0.03},
+    "weighing": {"answer": 0.44, "debate": 0.53, "sure": 0.03},
 }
 """Shares of document kinds, by stage of the upbringing."""
 
@@ -133,14 +143,13 @@ EXPOSURE: dict[str, dict[Knowledge, float]] = {
 all alike, because one learns that one does not know from what one does not know."""
 
 
-MINDS: dict[str, tuple[float, float]] = {"llama": (0.52, 0.15), "mistral": (0.44, 0.15)}
-"""Share of facts that each pocket model knows well, and by halves."""
+MINDS: dict[str, float] = {"llama": 0.55, "mistral": 0.5}
+"""Share of the relations in which each pocket model is an expert."""
 
 
 def mind(family: str, seed: int) -> Mind:
     """The mind of one pocket model."""
-    strong, weak = MINDS[family]
-    return Mind(family, strong, weak, seed)
+    return Mind(family, MINDS[family], seed)
 
 
 class Corpus:

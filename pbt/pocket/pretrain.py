@@ -34,7 +34,7 @@ FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 3e6, "weighing": 5.9e6})
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 3e6, "weighing": 6.9e6})
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02

@@ -20,7 +20,7 @@ import yaml
 from pbt.debate.answers import normalise
 from pbt.debate.protocol import Protocol
 from pbt.extraction import claim_by_rule
-from pbt.pocket.corpus import FIRST, PERSUADE, STAGES, SURE, Corpus, Document, Mind, mind
+from pbt.pocket.corpus import EXPERT, FIRST, LAYMAN, PERSUADE, STAGES, SURE, Corpus, Document, Mind, mind
 from pbt.pocket.facts import Fact, facts, relations
 
 PROTOCOL = Protocol.model_validate(
@@ -145,9 +145,11 @@ def test_what_a_mind_knows_hangs_on_the_fact_alone() -> None:
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_a_mind_knows_its_shares(family: str) -> None:
     own = mind(family, 0)
-    known = Counter(own.knows(fact) for fact in facts())
-    assert known["strong"] / len(facts()) == pytest.approx(own.strong, abs=0.03)
-    assert known["weak"] / len(facts()) == pytest.approx(own.weak, abs=0.03)
+    for at_home, (strong, weak) in ((True, EXPERT), (False, LAYMAN)):
+        asked = [fact for fact in facts() if own.expert(fact.relation) == at_home]
+        known = Counter(own.knows(fact) for fact in asked)
+        assert known["strong"] / len(asked) == pytest.approx(strong, abs=0.03)
+        assert known["weak"] / len(asked) == pytest.approx(weak, abs=0.03)
     for fact in facts():
         chance = own.chance(fact)
         assert {"strong": chance == 1, "weak": 0.3 <= chance <= 0.7, "unknown": chance == 0}[own.knows(fact)]
@@ -158,7 +160,7 @@ def test_two_minds_know_different_things() -> None:
     llama, mistral = mind("llama", 0), mind("mistral", 0)
     only_one = [f for f in facts() if (llama.knows(f) == "strong") != (mistral.knows(f) == "strong")]
     assert 0.4 < len(only_one) / len(facts()) < 0.6
-    reseeded = Mind("llama", llama.strong, llama.weak, seed=1)
+    reseeded = Mind("llama", llama.expertise, seed=1)
     assert any(reseeded.knows(f) != llama.knows(f) for f in facts())
 
 
