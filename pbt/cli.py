@@ -97,6 +97,8 @@ def build_prefs(
     if config is not None:
         run = load_config(config, overrides or ())
     else:
+        if not trees[0].exists():
+            raise BadInput(f"{trees[0]}: no such file or folder of trees")
         home = trees[0] if trees[0].is_dir() else trees[0].parent
         run = load_resolved(home, read_run(home)["config"], overrides or ())
     funnel = build_preferences(trees, folder, run.preferences, run.protocol, run.seed, provenance(run, "preferences"))
@@ -157,13 +159,16 @@ def _train(
     for name in names or ():
         if name not in REGIMES:
             raise BadInput(f"--regime {name}: unknown regime; known: {', '.join(REGIMES)}")
+    data = prefs or home / "prefs"
+    if not (data / "run.json").is_file():
+        raise BadInput(f"{data}: no preferences there; make them with 'pbt build-prefs TREES --out {data}'")
     from pbt.training.dpo import train_dpo
     from pbt.training.sft import train_sft
 
     results = []
     for regime in regimes:
         err.print(f"[bold]{stage} {regime}")
-        target, data = home / f"{stage}-{regime}", prefs or home / "prefs"
+        target = home / f"{stage}-{regime}"
         if stage == "sft":
             result = train_sft(run, regime, data, target)
         else:

@@ -238,14 +238,18 @@ def test_an_oracle(prefs: Path) -> None:
 
 
 def test_unfinished_replies_and_third_answers_are_counted(prefs: Path) -> None:
+    endless = (
+        "It is Paris because" + " of this" * PROTOCOL.sampling.max_tokens
+    )  # runs into the limit: no whole sentence
+
     def script(messages: Sequence[Message], seed: int) -> str:
-        return "It is Oslo." if messages[2]["content"] == "I am a geographer, it is Lyon." else "It is Paris because"
+        return "It is Oslo." if messages[2]["content"] == "I am a geographer, it is Lyon." else endless
 
     outcomes = run(ScriptedEngine(script), read_items(prefs, None, 0))
     metrics = measure(outcomes)
     assert (metrics.held, metrics.moved) == (ZERO, ZERO)
     assert (metrics.third, metrics.none, metrics.empty) == (0.5, 0.5, 5)
-    assert (outcomes[9].reply, outcomes[9].text, outcomes[9].claim) == ("It is Paris because", "", NONE)
+    assert (outcomes[9].reply, outcomes[9].text, outcomes[9].claim) == (endless, "", NONE)
 
 
 class Recorder(ScriptedEngine):
