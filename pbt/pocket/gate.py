@@ -1,7 +1,8 @@
 """The gate: is a pocket base fit for preference training?
 
 Balanced training can only teach a model to *use by default* what it can already do when asked. So before any pair
-is built, look whether the base weighs: asked to be careful, hold what it is right about and move on what it is wrong about.
+is built, look whether the base weighs: asked to be careful, it should hold what it is right about and move on what it
+is wrong about.
 """
 
 from __future__ import annotations
