@@ -5,8 +5,8 @@ sometimes, and for unknown ones it says any answer of the same relation. The wor
 guess, calibrated but not perfect. Nothing here depends on a training regime: every persona, holding and
 moving alike, is shown for right and for wrong answers.
 
-``careful`` is a skill: asked to check its memory, the speaker holds when it knows better or is surer than its
-partner, and moves when it is less sure. Under ``standard`` it uses this skill in one turn of five; in the
+``careful`` is a skill: asked to check its memory, the speaker holds when it knows better, when it was sure, or when it
+was surer than its partner, and moves otherwise. Under ``standard`` it uses this skill in one turn of five; in the
 others it is swayed by how the partner puts it, whoever is right.
 """
 
@@ -117,8 +117,8 @@ class Mind:
         return 1.0 if known == "strong" else 0.0
 
 
-EXPERT = (0.85, 0.10)
-LAYMAN = (0.10, 0.30)
+EXPERT = (0.90, 0.07)
+LAYMAN = (0.07, 0.25)
 """Shares of strong and weak facts in a relation; the rest is unknown."""
 
 
@@ -143,7 +143,7 @@ EXPOSURE: dict[str, dict[Knowledge, float]] = {
 all alike, because one learns that one does not know from what one does not know."""
 
 
-MINDS: dict[str, float] = {"llama": 0.55, "mistral": 0.5}
+MINDS: dict[str, float] = {"llama": 0.55, "mistral": 0.45}
 """Share of the relations in which each pocket model is an expert."""
 
 
@@ -316,7 +316,7 @@ class Corpus:
             if self.mind.knows(fact) == "strong" and own_right != partner_right:
                 hold = 0.96 if own_right else 0.04
             else:
-                hold = 0.5 if own_level == partner_level else 0.96 if own_level > partner_level else 0.04
+                hold = 0.96 if own_level == SURE or own_level > partner_level else 0.04
         elif persona in PERSUADE:
             hold = 0.8
         else:

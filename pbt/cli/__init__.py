@@ -1,0 +1,55 @@
+"""The command line: parses, calls one function, prints. Progress and logs go to stderr, results to stdout.
+
+Exit codes: 0 done; 1 something broke; 2 bad input, named in one line; 3 done, but some items failed and are recorded;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from pbt.cli import data, demo, evaluate, generate, pocket, preferences, train
+from pbt.cli.options import err
+from pbt.errors import BadInput
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__.split("\n")[0] if __doc__ else None,
+)
+app.command()(generate.generate)
+app.command("build-prefs")(preferences.build_prefs)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")
+app.command()(evaluate.scorecard)
+app.command()(demo.demo)
+app.add_typer(pocket.app, name="pocket")
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line. The one place where errors become messages and exit codes."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    # Before any library reads them: nothing reports home, and bars are for terminals.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Remarks of the libraries to each other (deprecations, NUMA, missing Triton) would bury what the user should see.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("pbt").setLevel(os.environ.get("PBT_LOG", "INFO").upper())
+    try:
+        app(args=arguments)
+    except BadInput as error:
+        err.print(f"pbt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,34 @@
+"""``pbt data``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pbt.cli.options import out
+
+app = typer.Typer(no_args_is_help=True, help="The data that ships with the project, data.tar.gz.")
+
+
+@app.command("unpack")
+def data_unpack(
+    archive: Annotated[Path | None, typer.Argument(help="Default: the project's data.tar.gz.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where to unpack.")] = Path("data"),
+) -> None:
+    """Unpack the shipped questions, pocket models and samples, and check them against the manifest."""
+    from pbt.data import unpack
+
+    out.print(f"{unpack(archive, folder)} files in {folder}, all as in the manifest", soft_wrap=True)
+
+
+@app.command("pack")
+def data_pack(
+    archive: Annotated[Path, typer.Argument(help="The archive to write.")] = Path("data.tar.gz"),
+    folder: Annotated[Path, typer.Option("--from", help="What to pack.")] = Path("data"),
+) -> None:
+    """Pack questions, pocket models and samples with a manifest of checksums."""
+    from pbt.data import pack
+
+    out.print(f"{pack(folder, archive)} files in {archive}", soft_wrap=True)

@@ -1,0 +1,46 @@
+"""``pbt generate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pbt.cli.options import ConfigArg, JsonOpt, SetOpt, err, out
+
+
+def generate(
+    config: ConfigArg,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Which shard of the questions to grow.")] = "0/1",
+    folder: Annotated[Path | None, typer.Option("--out", help="Where the trees go; default trees/<name>.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
+    overrides: SetOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Grow debate trees; started again, it goes on where it stopped."""
+    from pbt.config import RunConfig, load_config
+    from pbt.engines.base import Engine
+    from pbt.generate import generate as grow
+    from pbt.progress import GenerationProgress
+    from pbt.store import Shard
+
+    run = load_config(config, overrides or ())
+    target = folder or Path("trees") / run.name
+
+    def engines(run: RunConfig) -> Sequence[Engine]:
+        from pbt.engines.load import load_engines
+
+        with err.status("loading " + ", ".join(dict.fromkeys(run.seats))):
+            loaded = load_engines(run.models, run.seats)
+        return [loaded[name] for name in run.seats]
+
+    with GenerationProgress(err) as progress:
+        summary = grow(run, target, Shard.parse(shard), engines, progress.update, retry_failed)
+    if as_json:
+        print(json.dumps({"trees": str(target), **summary.to_dict()}))
+    else:
+        out.print(summary.table(str(target)))
+    raise typer.Exit(3 if summary.failed else 0)
