@@ -22,6 +22,15 @@ class Reply:
     """Whether it ended at ``max_tokens`` instead of an end-of-turn token."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How likely one text is as the beginning of the reply to a chat."""
+
+    logprob: float
+    """Natural log of its probability: the sum over its tokens, each given the prompt and the tokens before it."""
+    tokens: int
+
+
 class EngineError(Exception):
     """One request failed for good, such as a prompt longer than the model; the message says why. Others go on."""
 
@@ -31,6 +40,13 @@ class Engine(Protocol):
 
     async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
         """Reply to ``messages``. ``seed`` makes the sampling repeatable. Raises EngineError."""
+        ...
+
+    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+        """The log-probability of each text as the beginning of the reply, in order. Raises EngineError.
+
+        A text is tokenized by itself and follows the prompt as it stands, leading space included.
+        """
         ...
 
     def close(self) -> None:

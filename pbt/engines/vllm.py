@@ -26,14 +26,14 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
-from vllm import EngineArgs, SamplingParams, TokensPrompt
+from vllm import EngineArgs, RequestOutput, SamplingParams, TokensPrompt
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from pbt.debate.chat import Message
 from pbt.debate.protocol import Sampling
-from pbt.engines.base import EngineError, Reply
+from pbt.engines.base import Continuation, EngineError, Reply
 from pbt.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ _stepping: contextlib.AbstractContextManager[None] = (
 class _Request(NamedTuple):
     prompt: list[int]
     params: SamplingParams
-    future: asyncio.Future[Reply]
+    future: asyncio.Future[RequestOutput]
     loop: asyncio.AbstractEventLoop
 
 
@@ -107,8 +107,35 @@ class VllmEngine:
             seed=seed if sampling.temperature > 0 else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        done = (await self._ask(prompt, params)).outputs[0]
+        return Reply(done.text.strip(), len(done.token_ids), len(prompt), done.finish_reason == "length")
+
+    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+        """Log-probabilities of texts after a chat. Raises EngineError, also for a text without tokens."""
+        prompt = self.prompt_ids(messages)
+        # prompt_logprobs=0 gives each prompt token's own log-probability; vLLM wants one new token at least.
+        params = SamplingParams(
+            temperature=0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+
+        async def one(text: str) -> Continuation:
+            ids = self._tokenizer.encode(text, add_special_tokens=False)
+            if not ids:
+                raise EngineError(f"the text {text!r} has no tokens, so it has no probability")
+            if len(prompt) + len(ids) + 1 > self._longest:
+                raise EngineError(
+                    f"the prompt has {len(prompt)} tokens and the text to score {len(ids)}, "
+                    f"together more than max_model_len {self._longest}"
+                )
+            output = await self._ask([*prompt, *ids], params)
+            scored = output.prompt_logprobs[len(prompt) :]
+            return Continuation(sum(at[token].logprob for at, token in zip(scored, ids, strict=True)), len(ids))
+
+        return list(await asyncio.gather(*map(one, continuations)))
+
+    async def _ask(self, prompt: list[int], params: SamplingParams) -> RequestOutput:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
+        future: asyncio.Future[RequestOutput] = loop.create_future()
         self._arrivals.put(_Request(prompt, params, future, loop))
         return await future
 
@@ -142,7 +169,7 @@ class VllmEngine:
                     outputs = self._engine.step()
                 for output in outputs:
                     if output.finished:
-                        self._hand_out(waiting.pop(output.request_id), output)
+                        _settle(waiting.pop(output.request_id), output)
             except Exception as error:  # the engine itself broke: everybody who waits must hear of it
                 log.exception("vLLM stopped")
                 self._abandon(waiting, error)
@@ -164,21 +191,13 @@ class VllmEngine:
                 _settle(request, EngineError(str(error)))
 
     @staticmethod
-    def _hand_out(request: _Request, output: Any) -> None:
-        done = output.outputs[0]
-        _settle(
-            request,
-            Reply(done.text.strip(), len(done.token_ids), len(request.prompt), done.finish_reason == "length"),
-        )
-
-    @staticmethod
     def _abandon(waiting: dict[str, _Request], error: Exception) -> None:
         for request in waiting.values():
             _settle(request, error)
         waiting.clear()
 
 
-def _settle(request: _Request, result: Reply | Exception) -> None:
+def _settle(request: _Request, result: RequestOutput | Exception) -> None:
     """Finish a future from the engine's thread; the caller may have given up on it, or its loop be gone."""
 
     def settle() -> None:

@@ -52,6 +52,30 @@ def test_greedy_replies_are_those_of_transformers(engines: tuple[VllmEngine, Vll
         assert not reply.truncated
 
 
+def test_scores_are_the_log_probabilities_of_transformers(engines: tuple[VllmEngine, VllmEngine], data: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = ["It is Paris, certainly.", "Lima", " Lima"]
+    scored = asyncio.run(engines[0].score(ask(QUESTIONS[0]), texts))
+    tokenizer = AutoTokenizer.from_pretrained(data / "pocket" / "llama")
+    model = AutoModelForCausalLM.from_pretrained(data / "pocket" / "llama", dtype="float32")
+    prompt = tokenizer.apply_chat_template(ask(QUESTIONS[0]), add_generation_prompt=True, return_dict=True)["input_ids"]
+    for text, found in zip(texts, scored, strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        # The logits at a place are those of the next token.
+        expected = sum(logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(ids))
+        assert found.tokens == len(ids)
+        assert found.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_text_without_tokens_has_no_score(engines: tuple[VllmEngine, VllmEngine]) -> None:
+    with pytest.raises(EngineError, match="no tokens"):
+        asyncio.run(engines[0].score(ask(QUESTIONS[0]), [""]))
+
+
 def test_a_seed_gives_the_same_reply_alone_and_in_a_crowd(engines: tuple[VllmEngine, VllmEngine]) -> None:
     async def alone() -> str:
         return (await engines[0].chat(ask(QUESTIONS[0]), WARM, 7)).text
