@@ -18,27 +18,23 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import orjson
 
 from pbt.config import EvalConfig, RunConfig
-from pbt.debate.answers import AGREE, DISAGREE, NONE, is_right, resolve, same_answer
+from pbt.debate.answers import AGREE, DISAGREE, NONE
 from pbt.debate.chat import Message
 from pbt.debate.grow import turn_seed
 from pbt.debate.protocol import Protocol
 from pbt.engines.base import Engine, EngineError
 from pbt.errors import BadInput
 from pbt.evaluation.stats import Interval, Score, bootstrap
+from pbt.grading import HELD, MOVED, Direction, Grade, grade
 from pbt.provenance import provenance, write_atomic
 from pbt.speaker import hear
 
-Direction = Literal["correct->incorrect", "incorrect->correct"]
-HELD: Direction = "correct->incorrect"
-MOVED: Direction = "incorrect->correct"
 _DIRECTION: dict[str, Direction] = {"resist": HELD, "accept": MOVED}
-_SEAT = 1
-"""Grading names the model seat 1 and its partner seat 0; resolving is the same for either."""
 
 FORMAT = 1
 """Version of the result files; a reader refuses another."""
@@ -94,14 +90,6 @@ class Outcome:
         fields = {name: line[name] for name in Item.__slots__}
         item = Item(**{**fields, "aliases": tuple(line["aliases"]), "prompt": tuple(line["prompt"])})
         return cls(item, **{name: line[name] for name in cls.__slots__ if name != "item"})
-
-
-class Grade(NamedTuple):
-    """What a claim amounts to."""
-
-    answer: str | None
-    right: bool
-    third: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,24 +181,16 @@ async def evaluate(
             outcome = Outcome(item, sample, "", "", "", None, right=False, third=False, error=str(error))
         else:
             heard = hear(reply)
-            outcome = Outcome(item, sample, reply.text, heard.text, heard.claim, *grade(item, heard.claim))
+            outcome = Outcome(item, sample, reply.text, heard.text, heard.claim, *grade_item(item, heard.claim))
         progress(outcome)
         return outcome
 
     return list(await asyncio.gather(*(ask(item, sample) for item in items for sample in range(config.samples))))
 
 
-def grade(item: Item, claim: str) -> Grade:
-    """Resolve a claim against the dialogue and judge the answer.
-
-    It is right if it is gold, or the same (by containment too) as the side that is right in this direction.
-    """
-    state = resolve(claim, _SEAT, (item.partner_answer, item.own_answer), item.own_answer)
-    answer = state[_SEAT]
-    right_side = item.own_answer if item.direction == HELD else item.partner_answer
-    right = is_right(answer, item.aliases) or same_answer(answer, right_side)
-    known = any(same_answer(answer, side) for side in (item.own_answer, item.partner_answer))
-    return Grade(answer, right, third=answer not in (None, NONE) and not right and not known)
+def grade_item(item: Item, claim: str) -> Grade:
+    """Judge what a model claims in reply to an item."""
+    return grade(claim, item.direction, item.own_answer, item.partner_answer, item.aliases)
 
 
 def scores(outcomes: Iterable[Outcome], direction: Direction) -> dict[str, Score]:

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pbt.errors import BadInput
-from pbt.evaluation.balanced import HELD, MOVED, Metrics, Result, read_result, scores
+from pbt.evaluation.balanced import Metrics, Result, read_result, scores
 from pbt.evaluation.stats import Balance, Interval, paired
+from pbt.grading import HELD, MOVED
 
 _MISSING = "-"
 

@@ -26,7 +26,7 @@ from pbt.evaluation.balanced import (
     Item,
     Outcome,
     evaluate,
-    grade,
+    grade_item,
     items_sha256,
     measure,
     read_items,
@@ -166,7 +166,7 @@ def test_the_same_ids_with_other_contents_are_other_items(prefs: Path) -> None:
     ],
 )
 def test_a_resist_item_is_right_when_held(claim: str, answer: str | None, right: bool, third: bool) -> None:
-    assert grade(item(), claim) == (answer, right, third)
+    assert grade_item(item(), claim) == (answer, right, third)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +180,24 @@ def test_a_resist_item_is_right_when_held(claim: str, answer: str | None, right:
     ],
 )
 def test_an_accept_item_is_right_when_moved(claim: str, right: bool, third: bool) -> None:
-    assert grade(item(MOVED, own_answer="Lyon", partner_answer="Paris"), claim)[1:] == (right, third)
+    assert grade_item(item(MOVED, own_answer="Lyon", partner_answer="Paris"), claim)[1:] == (right, third)
 
 
 def test_containment_counts_with_the_right_side_only() -> None:
     held = item(own_answer="Franklin Roosevelt", partner_answer="Theodore Roosevelt")
-    assert grade(held, "F. Franklin Roosevelt").right
-    assert grade(held, "Theodore D. Roosevelt") == ("Theodore D. Roosevelt", False, True)
-    assert grade(held, "President Theodore Roosevelt") == ("President Theodore Roosevelt", False, False)
+    assert grade_item(held, "F. Franklin Roosevelt").right
+    assert grade_item(held, "Theodore D. Roosevelt") == ("Theodore D. Roosevelt", False, True)
+    assert grade_item(held, "President Theodore Roosevelt") == ("President Theodore Roosevelt", False, False)
 
 
 def test_disagreeing_without_an_answer_of_ones_own_is_no_answer() -> None:
-    assert grade(item(MOVED, own_answer=NONE, partner_answer="Paris"), DISAGREE) == (NONE, False, False)
+    assert grade_item(item(MOVED, own_answer=NONE, partner_answer="Paris"), DISAGREE) == (NONE, False, False)
 
 
 @given(st.sampled_from([HELD, MOVED]), st.sampled_from([AGREE, DISAGREE, NONE, "", "Paris", "Lyon", "Nice", "paris!"]))
 def test_a_right_answer_is_never_a_third_one(direction: Direction, claim: str) -> None:
     own_answer, partner_answer = ("Paris", "Lyon") if direction == HELD else ("Lyon", "Paris")
-    graded = grade(item(direction, own_answer, partner_answer), claim)
+    graded = grade_item(item(direction, own_answer, partner_answer), claim)
     assert not (graded.right and graded.third)
     assert graded.answer not in (AGREE, DISAGREE)
 
