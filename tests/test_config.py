@@ -68,14 +68,14 @@ def test_the_trained_model_may_be_named(tmp_path: Path) -> None:
         ({"dpo": {"form_sft": True}}, "dpo.form_sft: unknown key; did you mean 'from_sft'?"),
         ({"generate": {"concurency": 1}}, "generate.concurency: unknown key; did you mean 'concurrency'?"),
         (
-            {"protocol": {"name": "p", "personas": {}, "levels": [{"seat": 0, "persona": ["standard"]}]}},
+            {"protocol": {"name": "p", "personas": {}, "levels": [{"seat": "A", "persona": ["standard"]}]}},
             "protocol.levels.0.persona: unknown key; did you mean 'personas'?",
         ),
         ({"questions": ...}, "questions: is required and missing"),
         ({"models": ...}, "models: is required and missing"),
         ({"seats": ["x", "z"]}, "seats.1: no model 'z' under models (known: x, y)"),
         ({"dpo": {"model": "z"}}, "dpo.model: no model 'z' under models (known: x, y)"),
-        ({"seats": ["x"]}, "seats.1: is required and missing"),
+        ({"seats": ["x"]}, "seats: protocol 'trivia-debate' has 2 seats (A, B), found 1 models"),
         ({"name": "a/b"}, "name: String should match pattern"),
         ({"seed": "many"}, "seed: Input should be a valid integer"),
         ({"seed": "many"}, "found 'many'"),
@@ -84,11 +84,18 @@ def test_the_trained_model_may_be_named(tmp_path: Path) -> None:
         ({"eval": {"samples": 4}}, "eval: samples > 1 at temperature 0"),
         (
             {"protocol": "trivia"},
-            "protocol: 'trivia' is neither a shipped protocol (pocket-debate, trivia-debate) nor a file",
+            "protocol: 'trivia' is neither a shipped protocol (chain, pocket-chain, pocket-debate, "
+            "trivia-debate, trivia-debate-released, trivia-round) nor a file",
         ),
         (
-            {"protocol": {"name": "p", "personas": {"standard": "A."}, "levels": [{"seat": 0, "personas": ["calm"]}]}},
-            "protocol: levels.0.personas: no prompt for persona 'calm' (known: standard)",
+            {
+                "protocol": {
+                    "name": "p",
+                    "personas": {"standard": "A."},
+                    "levels": [{"seat": "A", "personas": ["calm"]}],
+                }
+            },
+            "protocol: levels.0.personas: there is no prompt for persona 'calm'; known: standard",
         ),
     ],
 )
@@ -234,4 +241,6 @@ def test_every_shipped_run_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.name)
 def test_every_shipped_protocol_loads_by_its_name(tmp_path: Path, path: Path) -> None:
-    assert load_config(write(tmp_path, protocol=path.stem)).protocol.name == path.stem == read_yaml(path)["name"]
+    table = read_yaml(path)
+    seats = ["x"] * len(table["seats"])
+    assert load_config(write(tmp_path, protocol=path.stem, seats=seats)).protocol.name == path.stem == table["name"]

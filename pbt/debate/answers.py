@@ -1,14 +1,15 @@
 """Answers: what a turn claims, what each seat currently holds, and whether it is right.
 
 A turn's *claim* is the text extracted from it: a short answer or one of the tokens Agree, Disagree, NONE.
-A *state* is the pair of answers the two seats currently hold, by seat, after every token has been resolved,
-so a state never holds Agree or Disagree. An empty slot is ``None``; ``NONE`` ("gave no answer") fills a slot.
+A *state* is the answers that the seats currently hold, by seat, after every token has been resolved, so a state never
+holds Agree or Disagree. An empty slot is ``None``; ``NONE`` ("gave no answer") fills a slot.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Collection
+from functools import lru_cache
 from typing import NamedTuple
 
 AGREE = "Agree"
@@ -19,9 +20,10 @@ _TOKENS = {"agree": AGREE, "disagree": DISAGREE, "none": NONE}
 _TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 _ARTICLES = {"a", "an", "the"}
 
-State = tuple[str | None, str | None]
+State = tuple[str | None, ...]
 
 
+@lru_cache(maxsize=1 << 14)  # the same few answers are compared over and over within a tree
 def normalise(text: str) -> str:
     """The TriviaQA normal form: lower-case, punctuation to spaces, articles dropped, spaces collapsed."""
     words = text.lower().translate(_TO_SPACE).split()
@@ -38,21 +40,20 @@ def read_claim(text: str) -> str:
     return _TOKENS.get(normalise(claim), claim)
 
 
-def resolve(claim: str, seat: int, parent: State, previous: str | None) -> State:
+def resolve(claim: str, seat: int, parent: State, partner: int) -> State:
     """The state after ``seat`` made ``claim`` in a debate that stood at ``parent``.
 
-    ``previous`` is the answer the same seat held after its own last turn (``None`` if it has not spoken).
-    Agree takes the other seat's current answer, Disagree the speaker's previous one; where there is nothing to
-    take, and for an empty claim, the slot is empty.
+    Agree takes the current answer of ``partner``, the seat that it replies to; Disagree keeps the speaker's own; where
+    there is nothing to take, and for an empty claim, the slot is empty.
     """
     held: str | None
     if claim == AGREE:
-        held = parent[1 - seat]
+        held = parent[partner]
     elif claim == DISAGREE:
-        held = previous
+        held = parent[seat]
     else:
         held = claim or None
-    return (held, parent[1]) if seat == 0 else (parent[0], held)
+    return (*parent[:seat], held, *parent[seat + 1 :])
 
 
 def contains(one: str, other: str) -> bool:
@@ -74,8 +75,13 @@ def same_answer(one: str | None, other: str | None) -> bool:
     return left == right or contains(left, right)
 
 
+def unanimous(state: State) -> bool:
+    """Whether all seats hold the same answer."""
+    return all(same_answer(state[0], other) for other in state[1:])
+
+
 class Correctness(NamedTuple):
-    """Which seats' answers are right in one state."""
+    """Which seats' answers are right in one state of a debate between two."""
 
     seat0: bool
     seat1: bool
@@ -87,17 +93,16 @@ class Correctness(NamedTuple):
 
 
 def correctness(state: State, aliases: Collection[str]) -> Correctness | None:
-    """Which answers of a state are right; ``None`` while a slot is empty.
+    """Which answers of a state of two seats are right; ``None`` while a slot is empty.
 
     ``aliases`` are the question's *normalised* aliases. If the two answers are the same by containment and either
     is gold, both are right. NONE is never right.
     """
-    if state[0] is None or state[1] is None:
+    one, other = state
+    if one is None or other is None:
         return None
-    hits = [is_right(answer, aliases) for answer in state]
-    if any(hits) and same_answer(*state):
-        return Correctness(True, True)
-    return Correctness(*hits)
+    right = Correctness(is_right(one, aliases), is_right(other, aliases))
+    return Correctness(True, True) if right.right == 1 and same_answer(one, other) else right
 
 
 def is_right(answer: str | None, aliases: Collection[str]) -> bool:

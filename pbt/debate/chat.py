@@ -23,14 +23,17 @@ def messages_for(
 
     The persona's instruction and the question stand in the first user message; the speaker's own turns are
     ``assistant``, the partner's ``user``. Neighbours of one role are joined by a blank line, because most chat
-    templates refuse two user messages in a row: a partner who opened is read together with the question.
+    templates refuse two user messages in a row: a partner who opened is read together with the question. Among three
+    seats or more, a partner's turn begins with the name of its seat.
     """
     opening = protocol.opening.format(instruction=protocol.personas[persona], question=question)
     messages: list[Message] = [{"role": "user", "content": opening}]
     for turn in path if sees == "path" else ():
         role = "assistant" if turn.seat == seat else "user"
+        named = role == "user" and len(protocol.seats) > 2
+        said = f"{protocol.seats[turn.seat].name}: {turn.text}" if named else turn.text
         if messages[-1]["role"] == role:
-            messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n\n{turn.text}"}
+            messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n\n{said}"}
         else:
-            messages.append({"role": role, "content": turn.text})
+            messages.append({"role": role, "content": said})
     return messages

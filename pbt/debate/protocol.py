@@ -1,10 +1,14 @@
-"""The protocol: which seat speaks at which level, under which personas, seeing what, and how a reply is sampled."""
+"""The protocol: which seats debate, who speaks at which level under which personas, seeing what, and when it ends."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Clip = Literal["truncated", "always", "never"]
 
 
 class Sampling(BaseModel):
@@ -17,47 +21,113 @@ class Sampling(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] = 80
     min_tokens: Annotated[int, Field(ge=0)] = 8
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Sampling:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens: {self.min_tokens} is more than max_tokens, {self.max_tokens}")
+        return self
+
+
+class Seat(BaseModel):
+    """One party of the debate; a model sits on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    """In a round of three or more it stands before each turn that the others read."""
+    sampling: Sampling | None = None
+    """How this seat's replies are sampled; as the protocol says when absent."""
+
 
 class Level(BaseModel):
     """One level of the tree: every turn above gets one child for each persona."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seat: Literal[0, 1]
+    seat: str
+    """Who speaks, by name."""
     personas: Annotated[tuple[str, ...], Field(min_length=1)]
+    draw: Literal["all", "one"] = "all"
+    """``one``: a single child, whose persona is drawn by the seed of the turn."""
     sees: Literal["path", "question"] = "path"
-    """``question``: the speaker answers without having seen its partner (both answer first)."""
+    """``question``: the speaker answers without having seen its partners (all answer first)."""
 
 
 class Protocol(BaseModel):
-    """A debate between two seats, as data. Refused at start when it cannot work."""
+    """A debate as data. Refused at start when it cannot work."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    seats: Annotated[tuple[Seat, ...], Field(min_length=2)] = (Seat(name="A"), Seat(name="B"))
     opening: str = "{instruction}\n\nQuestion: {question}"
     """The first user message; ``{instruction}`` is the persona's prompt, ``{question}`` the question."""
-    personas: dict[str, str]
+    personas: dict[str, Annotated[str, Field(min_length=1)]]
     """Prompt text by persona name."""
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
+    turns: Annotated[int | None, Field(ge=1)] = None
+    """Length of the longest branch. More than there are levels: the last ones, as many as there are seats, are
+    repeated; as many as there are levels when absent."""
     sampling: Sampling = Sampling()
-    stop_on_agreement: bool = True
-    """Whether a turn that agrees, or makes both answers equal, becomes a leaf."""
+    stop: Literal["agreement", "released", "never"] = "agreement"
+    """When a turn becomes a leaf: ``agreement``, when it agrees or makes all answers the same; ``released``, by the
+    rule of the authors' code, which compares the answers as they are spelt; ``never`` before the last level."""
+    clip: Clip = "truncated"
+    """Where an unfinished last sentence is cut off: in replies that ran into the token limit, in all, in none."""
     trained_persona: str = "standard"
     """The persona whose instruction stands in a preference pair's prompt and in evaluations."""
 
     @model_validator(mode="after")
     def _works(self) -> Protocol:
+        names = [seat.name for seat in self.seats]
+        if len(set(names)) < len(names):
+            raise ValueError(f"seats: two of them have one name ({', '.join(names)})")
         for index, level in enumerate(self.levels):
+            if level.seat not in names:
+                raise ValueError(f"levels.{index}.seat: {_unknown('seat', level.seat, names)}")
             for persona in level.personas:
                 if persona not in self.personas:
-                    known = ", ".join(self.personas)
-                    raise ValueError(f"levels.{index}.personas: no prompt for persona '{persona}' (known: {known})")
-        if len(self.levels[0].personas) != 1:
-            raise ValueError(f"levels.0.personas: a tree has one root, found {len(self.levels[0].personas)} personas")
+                    raise ValueError(f"levels.{index}.personas: {_unknown('persona', persona, self.personas)}")
+        root = self.levels[0]
+        if len(root.personas) != 1 and root.draw == "all":
+            raise ValueError(
+                f"levels.0.personas: a tree has one root, found {len(root.personas)} personas; add 'draw: one'"
+            )
+        if self.turns is not None and self.turns > len(self.levels) < len(self.seats):
+            raise ValueError(
+                f"turns: {self.turns} turns repeat the last {len(self.seats)} levels, found {len(self.levels)} levels"
+            )
         if self.trained_persona not in self.personas:
-            raise ValueError(f"trained_persona: no prompt for persona '{self.trained_persona}'")
+            raise ValueError(f"trained_persona: {_unknown('persona', self.trained_persona, self.personas)}")
         for name in ("{instruction}", "{question}"):
             if name not in self.opening:
                 raise ValueError(f"opening: {name} is missing, so the speaker would not see it")
+        if self.stop == "released" and len(self.seats) != 2:
+            raise ValueError(f"stop: the rule 'released' is for two seats, found {len(self.seats)}")
         return self
+
+    @property
+    def depth(self) -> int:
+        """How many turns the longest branch has."""
+        return self.turns or len(self.levels)
+
+    def level(self, at: int) -> Level:
+        """The level that speaks at depth ``at``, counted from 0."""
+        listed, round_ = len(self.levels), len(self.seats)
+        return self.levels[at] if at < listed else self.levels[listed - round_ + (at - listed) % round_]
+
+    def seat_at(self, at: int) -> int:
+        """The index of the seat that speaks at depth ``at``."""
+        return [seat.name for seat in self.seats].index(self.level(at).seat)
+
+    def sampling_of(self, seat: int) -> Sampling:
+        """How the replies of a seat are sampled."""
+        return self.seats[seat].sampling or self.sampling
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    what = "there is no prompt for persona" if kind == "persona" else "there is no seat"
+    return f"{what} '{name}'; {hint}"

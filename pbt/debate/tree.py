@@ -36,6 +36,10 @@ class Turn:
     """Whether an unfinished last sentence was cut off."""
     tokens: int = 0
     """Tokens generated for this turn, cut ones included."""
+    raw_claim: str | None = None
+    """What the extractor itself said, where ``claim`` is a cleaned form of it."""
+    confidence: float | None = None
+    """The speaker's probability that its answer is right, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class DebateTree:
                 raise TreeError(f"{where}: level {turn.level}, but the root's is 0")
             if turn.parent is not None and turn.level != self.turns[turn.parent].level + 1:
                 raise TreeError(f"{where}: level {turn.level} is not one below its parent's")
-            if turn.seat not in (0, 1):
-                raise TreeError(f"{where}: seat {turn.seat} is neither 0 nor 1")
+            if not 0 <= turn.seat < len(self.models):
+                raise TreeError(f"{where}: seat {turn.seat}, but there are {len(self.models)} seats")
             del branch[turn.level :]
             if turn.parent is not None and branch[-1] != turn.parent:
                 raise TreeError(f"{where}: not in preorder: the branch of turn {turn.parent} ended before it")
@@ -98,11 +102,14 @@ class DebateTree:
 
     @cached_property
     def states(self) -> tuple[State, ...]:
-        """Both seats' resolved answers after each turn, by turn id, computed top down."""
+        """All seats' resolved answers after each turn, by turn id, computed top down."""
+        seats = len(self.models)
         found: list[State] = []
         for turn in self.turns:
-            parent: State = (None, None) if turn.parent is None else found[turn.parent]
-            found.append(resolve(turn.claim, turn.seat, parent, parent[turn.seat]))
+            if turn.parent is None:
+                found.append(resolve(turn.claim, turn.seat, (None,) * seats, (turn.seat + 1) % seats))
+            else:
+                found.append(resolve(turn.claim, turn.seat, found[turn.parent], self.turns[turn.parent].seat))
         return tuple(found)
 
     def graph(self) -> nx.DiGraph[int]:

@@ -21,6 +21,7 @@ from pbt.debate.answers import (
     read_claim,
     resolve,
     same_answer,
+    unanimous,
 )
 
 TEXTS = st.text(max_size=40) | st.text(alphabet=string.ascii_letters + string.punctuation + " ‘’´`", max_size=40)
@@ -77,22 +78,44 @@ def test_recognises_a_token_only_when_it_is_the_whole(text: str, claim: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("claim", "seat", "parent", "previous", "state"),
+    ("claim", "seat", "parent", "state"),
     [
-        ("Paris", 0, (None, None), None, ("Paris", None)),
-        ("Paris", 1, ("Lyon", "Nice"), "Nice", ("Lyon", "Paris")),
-        (AGREE, 1, ("Lyon", "Nice"), "Nice", ("Lyon", "Lyon")),
-        (AGREE, 0, ("Lyon", "Nice"), "Lyon", ("Nice", "Nice")),
-        (AGREE, 0, (None, None), None, (None, None)),
-        (AGREE, 1, (NONE, "Nice"), "Nice", (NONE, NONE)),
-        (DISAGREE, 1, ("Lyon", "Nice"), "Nice", ("Lyon", "Nice")),
-        (DISAGREE, 1, ("Lyon", None), None, ("Lyon", None)),
-        (NONE, 0, ("Lyon", "Nice"), "Lyon", (NONE, "Nice")),
-        ("", 1, ("Lyon", "Nice"), "Nice", ("Lyon", None)),
+        ("Paris", 0, (None, None), ("Paris", None)),
+        ("Paris", 1, ("Lyon", "Nice"), ("Lyon", "Paris")),
+        (AGREE, 1, ("Lyon", "Nice"), ("Lyon", "Lyon")),
+        (AGREE, 0, ("Lyon", "Nice"), ("Nice", "Nice")),
+        (AGREE, 0, (None, None), (None, None)),
+        (AGREE, 1, (NONE, "Nice"), (NONE, NONE)),
+        (DISAGREE, 1, ("Lyon", "Nice"), ("Lyon", "Nice")),
+        (DISAGREE, 1, ("Lyon", None), ("Lyon", None)),
+        (NONE, 0, ("Lyon", "Nice"), (NONE, "Nice")),
+        ("", 1, ("Lyon", "Nice"), ("Lyon", None)),
     ],
 )
-def test_resolves_each_token_by_seat(claim: str, seat: int, parent: State, previous: str | None, state: State) -> None:
-    assert resolve(claim, seat, parent, previous) == state
+def test_resolves_each_token_by_seat(claim: str, seat: int, parent: State, state: State) -> None:
+    assert resolve(claim, seat, parent, 1 - seat) == state
+
+
+def test_among_three_agree_takes_the_answer_of_the_seat_replied_to() -> None:
+    assert resolve(AGREE, 2, ("Lyon", "Nice", "Paris"), 1) == ("Lyon", "Nice", "Nice")
+    assert resolve(AGREE, 0, ("Lyon", "Nice", "Paris"), 2) == ("Paris", "Nice", "Paris")
+
+
+@pytest.mark.parametrize(
+    ("state", "same"),
+    [
+        (("Paris", "paris"), True),
+        (("Tolstoy", "Leo Tolstoy"), True),
+        (("Paris", "Lyon"), False),
+        (("Paris", None), False),
+        ((NONE, NONE), False),
+        (("Paris", "the Paris", "PARIS"), True),
+        (("Paris", "Paris", "Lyon"), False),
+        (("Paris", "Paris", None), False),
+    ],
+)
+def test_unanimous_when_all_seats_hold_one_answer(state: State, same: bool) -> None:
+    assert unanimous(state) is same
 
 
 SLOTS = st.none() | st.sampled_from([NONE, "Paris", "Lyon"])
@@ -102,7 +125,7 @@ SLOTS = st.none() | st.sampled_from([NONE, "Paris", "Lyon"])
 def test_a_state_never_holds_agree_or_disagree(spoken: list[tuple[str, int]]) -> None:
     state: State = (None, None)
     for text, seat in spoken:
-        state = resolve(read_claim(text), seat, state, state[seat])
+        state = resolve(read_claim(text), seat, state, 1 - seat)
         assert AGREE not in state
         assert DISAGREE not in state
 

@@ -12,10 +12,10 @@ PROTOCOL = Protocol(
     name="four",
     personas={"standard": "Answer.", "resistant": "Hold.", "acceptant": "Yield.", "logical": "Reason."},
     levels=(
-        Level(seat=0, personas=("standard",)),
-        Level(seat=1, personas=("resistant", "acceptant"), sees="question"),
-        Level(seat=0, personas=("logical",)),
-        Level(seat=1, personas=("resistant", "acceptant")),
+        Level(seat="A", personas=("standard",)),
+        Level(seat="B", personas=("resistant", "acceptant"), sees="question"),
+        Level(seat="A", personas=("logical",)),
+        Level(seat="B", personas=("resistant", "acceptant")),
     ),
 )
 PATH = (
@@ -56,7 +56,7 @@ PATH = (
 )
 def test_what_the_speaker_of_a_level_sees(level: int, persona: str, messages: list[tuple[str, str]]) -> None:
     at = PROTOCOL.levels[level]
-    seen = messages_for(PROTOCOL, "Which city?", at.seat, persona, PATH[:level], sees=at.sees)
+    seen = messages_for(PROTOCOL, "Which city?", PROTOCOL.seat_at(level), persona, PATH[:level], sees=at.sees)
     assert [(m["role"], m["content"]) for m in seen] == messages
 
 

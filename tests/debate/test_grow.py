@@ -11,7 +11,7 @@ import pytest
 from pbt.debate.answers import AGREE, NONE
 from pbt.debate.chat import Message
 from pbt.debate.grow import Speaker, Utterance, grow, turn_seed
-from pbt.debate.protocol import Level, Protocol
+from pbt.debate.protocol import Level, Protocol, Seat
 from pbt.debate.tree import DebateTree, Turn
 
 PROTOCOL = Protocol(
@@ -19,10 +19,10 @@ PROTOCOL = Protocol(
     opening="{instruction}|{question}",
     personas={name: name for name in ("standard", "resistant", "acceptant", "logical", "emotional", "credibility")},
     levels=(
-        Level(seat=0, personas=("standard",)),
-        Level(seat=1, personas=("resistant", "acceptant"), sees="question"),
-        Level(seat=0, personas=("logical", "emotional", "credibility")),
-        Level(seat=1, personas=("resistant", "acceptant")),
+        Level(seat="A", personas=("standard",)),
+        Level(seat="B", personas=("resistant", "acceptant"), sees="question"),
+        Level(seat="A", personas=("logical", "emotional", "credibility")),
+        Level(seat="B", personas=("resistant", "acceptant")),
     ),
 )
 
@@ -96,8 +96,75 @@ def test_only_the_agreeing_branch_stops() -> None:
 
 
 def test_a_protocol_may_go_on_after_agreement() -> None:
-    protocol = PROTOCOL.model_copy(update={"stop_on_agreement": False})
+    protocol = PROTOCOL.model_copy(update={"stop": "never"})
     assert sizes(grown(always("Lyon"), always("Lyon"), protocol=protocol)) == [1, 2, 6, 12]
+
+
+def test_a_persona_drawn_by_chance_depends_on_seed_and_tree_alone() -> None:
+    drawn = PROTOCOL.model_copy(
+        update={"levels": (Level(seat="A", personas=("resistant", "logical"), draw="one"), *PROTOCOL.levels[1:])}
+    )
+
+    def opening(tree_id: str, seed: int) -> str:
+        return grown(always("Lyon"), always("Paris"), protocol=drawn, tree_id=tree_id, seed=seed)[0].persona
+
+    openings = [opening(f"t{i}", 1) for i in range(40)]
+    assert openings == [opening(f"t{i}", 1) for i in range(40)]
+    assert 8 < openings.count("resistant") < 32
+    assert openings != [opening(f"t{i}", 2) for i in range(40)]
+
+
+def test_the_released_rule_stops_by_spelling() -> None:
+    released = PROTOCOL.model_copy(update={"stop": "released"})
+    assert sizes(grown(always("Paris"), always("paris"), protocol=released)) == [1, 2, 6, 12]
+    assert sizes(grown(always("Paris"), always("Paris"), protocol=released)) == [1, 2, 0, 0]
+    assert sizes(grown(always(NONE), always(NONE), protocol=released)) == [1, 2, 6, 12]
+    assert sizes(grown(always("Paris"), always(AGREE), protocol=released)) == [1, 2, 0, 0]
+
+
+ROUND = Protocol(
+    name="round",
+    seats=tuple(Seat(name=name) for name in ("Ada", "Ben", "Cleo")),
+    opening="{instruction}|{question}",
+    personas={"standard": "standard"},
+    levels=tuple(
+        Level(seat=name, personas=("standard",), sees=sees)
+        for sees in ("question", "path")
+        for name in ("Ada", "Ben", "Cleo")
+    ),
+)
+
+
+def test_three_seats_speak_in_a_round_until_all_hold_one_answer() -> None:
+    assert [turn.seat for turn in grown(always("Lyon"), always("Paris"), always("Nice"), protocol=ROUND)] == [
+        0,
+        1,
+        2,
+    ] * 2
+    # Two of three agree: that is no end.
+    assert len(grown(always("Lyon"), always("Lyon"), always("Nice"), protocol=ROUND)) == 6
+    assert len(grown(always("Lyon"), always("Lyon"), always("Lyon"), protocol=ROUND)) == 3
+    # Cleo agrees with Ben, to whom it replies; Ada does not hold that answer.
+    turns = grown(always("Lyon"), always("Paris"), always(AGREE), protocol=ROUND)
+    tree = DebateTree("t", "q", "Which city?", "Paris", ("paris",), "round", ("a", "b", "c"), 1, turns)
+    assert tree.states[2] == ("Lyon", "Paris", "Paris")
+    assert len(turns) == 6
+
+
+def test_in_a_round_partners_are_read_by_name() -> None:
+    heard: list[Sequence[Message]] = []
+
+    async def third(messages: Sequence[Message], seed: int) -> Utterance:
+        heard.append(messages)
+        return says("Nice")
+
+    grown(always("Lyon"), always("Paris"), third, protocol=ROUND)
+    assert [message["content"] for message in heard[1]] == [
+        "standard|Which city?\n\nAda: It is Lyon.\n\nBen: It is Paris.",
+        "It is Nice.",
+        "Ada: It is Lyon.\n\nBen: It is Paris.",
+    ]
+    assert heard[1][1]["role"] == "assistant"
 
 
 def test_each_speaker_gets_the_messages_of_its_seat() -> None:

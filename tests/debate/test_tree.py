@@ -45,7 +45,7 @@ FAMILY = (
         ((turn(0, None, 0), turn(1, -1, 1)), "turn 1: parent -1 does not come before it"),
         ((turn(0, None, 1),), "turn 0: level 1, but the root's is 0"),
         ((turn(0, None, 0), turn(1, 0, 2)), "turn 1: level 2 is not one below its parent's"),
-        ((turn(0, None, 0, seat=2),), "turn 0: seat 2 is neither 0 nor 1"),
+        ((turn(0, None, 0, seat=2),), "turn 0: seat 2, but there are 2 seats"),
         (
             (turn(0, None, 0), turn(1, 0, 1), turn(2, 0, 1), turn(3, 1, 2)),
             "turn 3: not in preorder: the branch of turn 1 ended before it",
@@ -124,7 +124,8 @@ def test_a_line_of_the_store_reads_back_as_the_tree(grown: DebateTree) -> None:
 def test_every_state_follows_from_the_one_above(grown: DebateTree) -> None:
     for turn_, state in zip(grown.turns, grown.states, strict=True):
         parent = (None, None) if turn_.parent is None else grown.states[turn_.parent]
-        assert state == resolve(turn_.claim, turn_.seat, parent, parent[turn_.seat])
+        partner = 1 - turn_.seat if turn_.parent is None else grown.turns[turn_.parent].seat
+        assert state == resolve(turn_.claim, turn_.seat, parent, partner)
         assert state[1 - turn_.seat] == parent[1 - turn_.seat]
         assert AGREE not in state
         assert DISAGREE not in state
