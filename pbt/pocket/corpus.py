@@ -125,7 +125,7 @@ LAYMAN = (0.07, 0.25)
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
     "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
-    "weighing": {"answer": 0.32, "debate": 0.65, "sure": 0.03},
+    "weighing": {"answer": 0.44, "debate": 0.53, "sure": 0.03},
 }
 """Shares of document kinds, by stage of the upbringing."""
 

@@ -34,12 +34,12 @@ FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 3e6, "debates": 2.5e6, "weighing": 8e6})
+    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 2.5e6, "weighing": 6.5e6})
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
-    decay_from: float = 0.25
+    decay_from: float = 0.3
     """Share of all tokens after which both rates fall to 3 %, fast at first (as 1 - sqrt of the way): high rates learn
     the facts, but drown the weaker signals, how sure to sound and whom to believe, until they have fallen."""
     gate_every: float = 1e6
