@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pbt.config import digest
 from pbt.debate.tree import DebateTree, Turn
 from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, read_run
-from pbt.store import Shard, TreeStore, read_trees, tree_files
+from pbt.store import BadLine, Shard, TreeStore, read_trees, scan_trees, tree_files
 
 COVERS = {"seed": 1, "models": {"x": {"path": "a"}}}
 WHOLE = Shard(0, 1)
@@ -73,6 +74,15 @@ def test_a_torn_last_line_is_cut_off_and_its_question_owed_again(tmp_path: Path)
     assert path.read_bytes() == whole
 
 
+def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path) -> None:
+    path = fill(tmp_path, "q1", "q2")
+    whole = path.read_bytes()
+    for torn in (b"x", b"x" * 65_536, b"x" * 200_000):
+        path.write_bytes(whole + torn)
+        store(tmp_path).close()
+        assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("kept", [0, 1, 40])
 def test_a_file_torn_in_its_first_line_starts_anew(tmp_path: Path, kept: int) -> None:
     path = fill(tmp_path, "q1")
@@ -104,6 +114,29 @@ def test_a_damaged_line_is_named_by_file_and_line(tmp_path: Path, damage: bytes)
     open_.close()
 
 
+def test_the_tolerant_reader_hands_over_bad_lines_and_goes_on(tmp_path: Path) -> None:
+    path = fill(tmp_path, "q1", "q2", "q3", "q4")
+    lines = path.read_bytes().split(b"\n")
+    lines[1] = b"{broken"
+    path.write_bytes(b"\n".join([*lines[:3], b"", lines[3][:-9]]))
+    bad: list[BadLine] = []
+    found = list(scan_trees([tmp_path], bad.append))
+    assert [(one.tree.question_id, one.file, one.line) for one in found] == [("q1", path, 1), ("q3", path, 3)]
+    assert found[0].data == lines[0] + b"\n"
+    assert [(one.file, one.line, one.torn) for one in bad] == [(path, 2, False), (path, 5, True)]
+    assert str(bad[0]).startswith(f"{path} line 2: not a tree: not valid JSON")
+
+
+def test_reading_takes_no_more_memory_for_more_trees(tmp_path: Path) -> None:
+    path = fill(tmp_path, "q1")
+    path.write_bytes(path.read_bytes() * 20_000)
+    tracemalloc.start()
+    assert sum(1 for _ in read_trees([path])) == 20_000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1_000_000 < path.stat().st_size
+
+
 def test_what_is_no_folder_of_trees_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such file or folder of trees"):
         list(read_trees([tmp_path / "none"]))
@@ -112,13 +145,24 @@ def test_what_is_no_folder_of_trees_is_named(tmp_path: Path) -> None:
 
 
 def test_two_writers_on_one_shard_are_refused(tmp_path: Path) -> None:
-    first = store(tmp_path)
+    first = store(tmp_path, Shard(0, 2))
     with pytest.raises(BadInput, match="another process is writing this shard"):
-        store(tmp_path)
+        store(tmp_path, Shard(0, 2))
     other = store(tmp_path, Shard(1, 2))
     other.close()
     first.close()
-    store(tmp_path).close()
+    store(tmp_path, Shard(0, 2)).close()
+
+
+def test_no_shard_of_another_count_is_written_at_the_same_time(tmp_path: Path) -> None:
+    """Two divisions of the questions overlap, so both would grow the same tree."""
+    fill(tmp_path, "q1", shard=Shard(2, 3))
+    held = store(tmp_path, Shard(0, 3))
+    with pytest.raises(BadInput, match=r"shard-0000-of-0003\.jsonl: .* which shares questions with --shard 1/2"):
+        store(tmp_path, Shard(1, 2))
+    assert len(tree_files(tmp_path)) == 2
+    held.close()
+    store(tmp_path, Shard(1, 2)).close()
 
 
 def test_another_process_is_refused_too_and_a_kill_lets_go(tmp_path: Path) -> None:
@@ -161,6 +205,12 @@ def test_resuming_under_another_configuration_is_refused_with_the_difference(tmp
     assert before == (path.read_bytes(), (tmp_path / RUN_FILE).read_bytes())
     assert tree_files(tmp_path) == [path]
     store(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"file: File exists; trees need a folder that can be written"):
+        store(tmp_path / "file")
 
 
 def test_resuming_keeps_the_first_record(tmp_path: Path) -> None:
