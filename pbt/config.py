@@ -22,6 +22,7 @@ from pbt.errors import BadInput
 
 Regime = Literal["accept", "resist", "balanced"]
 REGIMES: tuple[Regime, ...] = ("accept", "resist", "balanced")
+Rules = Literal["intended", "released"]
 
 
 class Section(BaseModel):
@@ -37,26 +38,142 @@ class QuestionsConfig(Section):
     """How many questions to take, as a seeded sample; all when absent."""
 
 
+class RayConfig(Section):
+    """Where and how often a model runs on a Ray cluster."""
+
+    address: str | None = None
+    """Of a running cluster (``auto`` for the one of this machine); absent: one is started here and ends with us."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Copies of the model; each takes a share of the requests."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker. A replica has as many workers as the engine's ``tensor_parallel_size`` times
+    ``pipeline_parallel_size``."""
+    num_cpus: Annotated[float, Field(ge=0)] = 1
+    """CPUs of each worker."""
+    wait: Annotated[float, Field(gt=0)] = 300
+    """Seconds to wait for the cluster to have room for a replica."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a request is asked in all when replicas die over it."""
+
+
+class OpenAIConfig(Section):
+    """An endpoint that speaks the OpenAI protocol; ``path`` is the name under which it serves the model."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
+    """Such as ``http://127.0.0.1:8000/v1``. Without credentials: a key comes from the environment."""
+    server: Literal["openai", "vllm"] = "openai"
+    """``vllm``: the server is vLLM's, which also takes ``min_tokens`` and scores texts. Other servers are sent nothing
+    that the OpenAI protocol does not have."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key; absent: no key is sent."""
+    concurrency: Annotated[int, Field(ge=1)] = 128
+    """Requests under way at once."""
+    timeout: Annotated[float, Field(gt=0)] = 120
+    """Seconds until a request without an answer is given up and asked again."""
+    attempts: Annotated[int, Field(ge=1)] = 6
+    """How often a request is asked in all."""
+
+
 class ModelConfig(Section):
+    """A model and how it is served: by vLLM in this process, or as ``ray`` or ``openai`` say.
+
+    The trees of a run are guarded by ``path``, ``adapter`` and ``engine``; where the model runs does not change what
+    it is, so ``ray`` and ``openai`` may change between launches. Replies are the same ones as far as the hardware
+    adds up alike; that a server behind a URL serves this model with these settings is for its owner to know.
+    """
+
     path: str
     """A model folder, or the name of a model on the hub."""
+    adapter: str | None = None
+    """A LoRA folder on top of it. Models that differ in nothing else share one engine."""
     engine: dict[str, Any] = {}
-    """Handed verbatim to vLLM's engine arguments; a typo is an error."""
+    """Handed verbatim to vLLM's engine arguments; a typo is an error. A server behind a URL has its own."""
+    ray: RayConfig | None = None
+    openai: OpenAIConfig | None = None
+
+    @model_validator(mode="after")
+    def _served_once(self) -> ModelConfig:
+        if self.ray and self.openai:
+            raise ValueError("ray and openai are both set; a model is served in one way")
+        if self.openai and self.adapter:
+            raise ValueError("adapter: an endpoint serves an adapter under a name of its own; give that name as path")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the replies, as JSON values; without where it runs."""
+        return self.model_dump(mode="json", include={"path", "adapter", "engine"})
+
+
+class Example(Section):
+    """A reply and the claim in it, for an extractor to learn from."""
+
+    reply: str
+    claim: str
+
+
+class Prompts(Section):
+    """What is said to a model that reads claims, and to a speaker that is asked how sure it is."""
+
+    instruction: str
+    examples: tuple[Example, ...]
+    confidence: str
+    """Asked after a reply; the answer begins with one of ``yes`` or one of ``no``."""
+    yes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its spellings; their probabilities are added."""
+    no: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class ExtractionConfig(Section):
+    by: Literal["rule", "model"] = "rule"
+    """How the claim of a turn is read from its text."""
+    model: str | None = None
+    """Which of ``models`` reads, if a model does: one of the seats' or another."""
+    confidence: bool = False
+    """Whether each turn's speaker is also asked, aside, whether its answer is right."""
+    prompts: Prompts | None = None
+    """The shipped ones when absent."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ExtractionConfig:
+        if (self.by == "model") != (self.model is not None):
+            raise ValueError(
+                "model: is required for 'by: model'" if self.by == "model" else "model: has no use under 'by: rule'"
+            )
+        if self.prompts is None and (self.by == "model" or self.confidence):
+            # In the resolved configuration stands what was really said.
+            object.__setattr__(self, "prompts", shipped_prompts())
+        return self
 
 
 class GenerateConfig(Section):
     concurrency: Annotated[int, Field(ge=1)] = 128
     """Trees that grow at once. Does not change the trees, so it is no part of the digest."""
+    grace: Annotated[float, Field(ge=0)] = 30
+    """Seconds that trees under way may still take when a cluster says that time is up; then they are dropped."""
+
+
+class FilterConfig(Section):
+    model: str
+    """Which of ``models`` finds synonyms, and confirms that the replies agree and disagree as the pair says."""
 
 
 class PreferencesConfig(Section):
-    rules: Literal["intended"] = "intended"
+    rules: Rules = "intended"
+    """``intended``: what the method means; ``released``: what the authors' code does."""
     min_gap: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Rule 3: the least relative difference of scores, (hi - lo) / hi."""
+    """Rule 3 of ``intended``: the least relative difference of scores, (hi - lo) / hi."""
+    released_gap: Annotated[float, Field(ge=0, le=1)] = 0.50
+    """Rule 3 of ``released``: the difference must be larger."""
+    filter: FilterConfig | None = None
+    """Let a model check the pairs; null: by rule alone."""
     split: Annotated[tuple[float, float, float], Field()] = (0.70, 0.15, 0.15)
     """Shares of train, valid and test; by a seeded hash of the normalised gold value."""
     size: Literal["equal", "max"] = "equal"
     """``equal``: all regimes hold as many pairs; ``max``: balanced takes all of the smaller side, twice."""
+    rejections: bool = True
+    """Write ``rejections.jsonl``: every candidate that is no pair, with the reason."""
+    licence: str = "unknown"
+    """For the dataset card: an identifier of the Hugging Face hub, such as apache-2.0."""
 
     @field_validator("split")
     @classmethod
@@ -71,6 +188,17 @@ class LoraConfig(Section):
     alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     target_modules: str | tuple[str, ...] = "all-linear"
+    merge: bool = True
+    """Whether the result holds the merged weights beside the adapter; ``pbt models merge`` makes them later."""
+
+
+class BalancedAccuracyConfig(Section):
+    items: Annotated[int | None, Field(ge=1)] = 100
+    """Most held-out items of each direction, as a seeded sample; all when null."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Replies that a process generates at once."""
+    patience: Annotated[int | None, Field(ge=1)] = None
+    """Evaluations without a better result after which training stops early; never when absent."""
 
 
 class TrainConfig(Section):
@@ -78,28 +206,151 @@ class TrainConfig(Section):
     """Which of ``models`` is trained; the model of seat 1 when absent. DPO continues from the SFT result."""
     from_sft: bool = True
     """DPO only: start from, and keep as reference, the SFT model of the same regime; else the base model."""
+    method: Literal["dpo", "kto"] = "dpo"
+    """DPO only: ``kto`` trains on the same turns unpaired, each as wanted or unwanted, by TRL's KTO."""
     lora: LoraConfig | None = None
     """LoRA on the base model; absent: full fine-tuning."""
     load: dict[str, Any] = {}
     """Handed verbatim to ``from_pretrained``: dtype, quantization_config, attn_implementation..."""
+    chat_template: str | None = None
+    """A Jinja file that takes the place of the tokenizer's chat template; for a model that has none."""
+    pad_token: str | None = None
+    """A token of the vocabulary to pad with; needed when the tokenizer has none, or its EOS token."""
     pairs: Annotated[int | None, Field(ge=2)] = None
     """How many training pairs to use, as a seeded sample; all when absent."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs longer than the trainer's ``max_length``; they are counted either way."""
+    balanced: BalancedAccuracyConfig | None = None
+    """Held, moved and balanced accuracy at each evaluation, and the best checkpoint by it; absent: the last one."""
+    accelerate: str | None = None
+    """How several processes share the work: ddp (the default), fsdp2, zero3, or a file of accelerate's."""
     trainer: dict[str, Any] = {}
-    """Handed verbatim to TRL's SFTConfig or DPOConfig; a typo is an error."""
+    """Handed verbatim to TRL's SFTConfig, DPOConfig or KTOConfig; a typo is an error."""
+
+
+class MisinformationConfig(Section):
+    sources: tuple[str, ...] = ("data/misinformation.jsonl",)
+    """Files in FARM's schema; a result is reported for each."""
+    kinds: Annotated[tuple[Literal["logical", "credibility", "emotional"], ...], Field(min_length=1)] = (
+        "logical",
+        "credibility",
+        "emotional",
+    )
+    """Kinds of appeals; each is a dialogue of its own."""
+    check_temperature: Annotated[float, Field(ge=0)] = 0.2
+    """For replies to the belief checks."""
+    reply_temperature: Annotated[float, Field(ge=0)] = 0.8
+    """For replies to the persuasion."""
+
+
+class TeamsConfig(Section):
+    protocol: str = "chain"
+    """A shipped protocol of two seats, or a file of one; its replies are greedy."""
+
+
+class PredictorsConfig(Section):
+    samples: Annotated[int, Field(ge=2)] = 10
+    """First answers whose spread is the entropy."""
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    prefix: str = "The answer is"
+    """What stands before an answer whose probability is asked for, as the model would begin."""
+
+
+class AdversaryConfig(Section):
+    persuader: str | None = None
+    """Which of ``models`` argues; the model of the first seat when absent."""
+    arguments: Annotated[int, Field(ge=2)] = 8
+    """N: how many arguments it samples for each question and side."""
+    personas: Annotated[tuple[str, ...], Field(min_length=1)] = ("logical", "emotional", "credibility")
+    """Under which it argues, in turn."""
 
 
 class EvalConfig(Section):
     limit: Annotated[int | None, Field(ge=1)] = None
-    """Most items of each direction, as a seeded sample; all when absent."""
+    """Most items of each group (a direction, a domain, a file), as a seeded sample; all when absent."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     samples: Annotated[int, Field(ge=1)] = 1
-    """Replies per item; more than one only makes sense with a temperature."""
+    """Replies, or dialogues, per item; more than one only makes sense with a temperature."""
+    domains: dict[str, QuestionsConfig] = {}
+    """Questions by domain, for the evaluations that ask some; the run's own held-out questions when empty."""
+    misinformation: MisinformationConfig = MisinformationConfig()
+    teams: TeamsConfig = TeamsConfig()
+    predictors: PredictorsConfig = PredictorsConfig()
+    adversary: AdversaryConfig = AdversaryConfig()
 
     @model_validator(mode="after")
     def _samples_differ(self) -> EvalConfig:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples > 1 at temperature 0 would ask for the same reply again; set a temperature")
         return self
+
+
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9_.,:@+-]*$"
+"""What a value of a batch script may look like: nothing in it means anything to a shell or to sbatch."""
+
+
+class SlurmResources(Section):
+    """What a job asks for; each key is sbatch's option of that name, and is not asked for when absent."""
+
+    partition: Annotated[str | None, Field(pattern=_WORD)] = None
+    account: Annotated[str | None, Field(pattern=_WORD)] = None
+    qos: Annotated[str | None, Field(pattern=_WORD)] = None
+    constraint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_.,&|*@:()\[\]-]+$")] = None
+    time: Annotated[str | None, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")] = None
+    """Such as ``"24:00:00"`` or ``2-12``."""
+    mem: Annotated[str | None, Field(pattern=r"^\d+[KMGT]?$")] = None
+    """Memory of a node."""
+    cpus: Annotated[int | None, Field(ge=1)] = None
+    """CPUs of a task."""
+    gpus: Annotated[str | None, Field(pattern=r"^([A-Za-z][A-Za-z0-9_.-]*:)?\d+$")] = None
+    """GPUs of a node, such as 2 or ``a100:2``; 0 asks for none."""
+    nodes: Annotated[int | None, Field(ge=1)] = None
+    """Nodes of a job; more than one is for generation with models on Ray, see docs/cluster.md."""
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _quoted(cls, time: Any) -> Any:
+        # YAML 1.1 reads 24:00:00 as a number in base 60, and sbatch reads a number as minutes.
+        if isinstance(time, int):
+            raise ValueError(f"put it in quotes, such as '24:00:00' or '90' minutes; YAML made it the number {time}")
+        return time
+
+    @field_validator("mem", "gpus", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class SlurmConfig(SlurmResources):
+    """How the stages run on a SLURM cluster. It changes no tree, so it is no part of their digest."""
+
+    shards: Annotated[int, Field(ge=1)] = 1
+    """Into how many jobs generation is cut."""
+    throttle: Annotated[int | None, Field(ge=1)] = None
+    """How many of them run at once at most."""
+    grace: Annotated[int, Field(ge=1)] = 120
+    """Seconds before the time limit at which generation is told to stop, and then requeued."""
+    max_restarts: Annotated[int, Field(ge=0)] = 50
+    """How often a job requeues itself; a job whose time limit is too short for any work would do so for ever."""
+    setup: tuple[Annotated[str, Field(pattern=r"^[^\r\n]+$")], ...] = ()
+    """Shell lines, one each, that prepare a job's environment, such as ``module load cuda``. These, and nothing else of
+    a configuration, are run as they stand."""
+    container: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Words put before each command, such as ``[apptainer, exec, --nv, pbt.sif]``; ``pbt`` is looked for in there."""
+    evaluation: Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")] = "balanced"
+    """Which command of ``pbt eval`` the stage runs; ``all`` for every one."""
+    generate: SlurmResources = SlurmResources()
+    """What this stage asks for instead of the common keys; so for the others."""
+    preferences: SlurmResources = SlurmResources()
+    sft: SlurmResources = SlurmResources()
+    dpo: SlurmResources = SlurmResources()
+    eval: SlurmResources = SlurmResources()
+
+    def resources(self, stage: Literal["generate", "preferences", "sft", "dpo", "eval"]) -> SlurmResources:
+        """What a stage asks for: its own keys over the common ones."""
+        own: SlurmResources = getattr(self, stage)
+        common = {key: getattr(self, key) for key in SlurmResources.model_fields if getattr(own, key) is None}
+        return own.model_copy(update=common)
 
 
 class RunConfig(Section):
@@ -109,18 +360,29 @@ class RunConfig(Section):
     protocol: Protocol
     """The debate; in YAML the name of a shipped protocol, a path to one, or a table."""
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
-    seats: tuple[str, str]
-    """Model names by seat: seat 0 opens and persuades, seat 1 resists or accepts, and is the one trained."""
+    seats: tuple[str, ...]
+    """Model names in the order of the protocol's seats. In the shipped debates the first opens and persuades, the
+    second resists or accepts, and is the one trained."""
+    extraction: ExtractionConfig = ExtractionConfig()
     generate: GenerateConfig = GenerateConfig()
     preferences: PreferencesConfig = PreferencesConfig()
     sft: TrainConfig = TrainConfig()
     dpo: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    slurm: SlurmConfig | None = None
 
     @model_validator(mode="after")
     def _names_known(self) -> RunConfig:
+        if len(self.seats) != len(self.protocol.seats):
+            raise ValueError(
+                f"seats: protocol '{self.protocol.name}' has {len(self.protocol.seats)} seats "
+                f"({', '.join(seat.name for seat in self.protocol.seats)}), found {len(self.seats)} models"
+            )
         named = [(f"seats.{i}", name) for i, name in enumerate(self.seats)]
         named += [(f"{key}.model", t.model) for key, t in (("sft", self.sft), ("dpo", self.dpo)) if t.model]
+        named += [("preferences.filter.model", f.model) for f in (self.preferences.filter,) if f]
+        named += [("eval.adversary.persuader", name) for name in (self.eval.adversary.persuader,) if name]
+        named += [("extraction.model", name) for name in (self.extraction.model,) if name]
         for key, name in named:
             if name not in self.models:
                 raise ValueError(f"{key}: no model '{name}' under models (known: {', '.join(self.models)})")
@@ -130,19 +392,28 @@ class RunConfig(Section):
         """The base model that a training stage starts from."""
         return self.models[getattr(self, stage).model or self.seats[1]]
 
+    def speaking(self) -> tuple[str, ...]:
+        """The models that generation needs, each once: those of the seats, and the one that reads their claims."""
+        reading = (self.extraction.model,) if self.extraction.model else ()
+        return tuple(dict.fromkeys((*self.seats, *reading)))
+
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain JSON values."""
         return self.model_dump(mode="json")
 
     def generation(self) -> dict[str, Any]:
-        """What the trees of a run depend on; its digest guards resuming."""
+        """What the trees of a run depend on; its digest guards resuming.
+
+        Where a model runs is no part of it: see ModelConfig.
+        """
         whole = self.resolved()
         return {
             "seed": self.seed,
             "questions": whole["questions"],
             "protocol": whole["protocol"],
             "seats": whole["seats"],
-            "models": {name: whole["models"][name] for name in dict.fromkeys(self.seats)},
+            "extraction": whole["extraction"],
+            "models": {name: self.models[name].identity() for name in self.speaking()},
         }
 
 
@@ -207,6 +478,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def shipped_protocol(name: str) -> Protocol:
     """A protocol of the package."""
     return Protocol.model_validate(read_yaml(Path(str(resources.files("pbt").joinpath("protocols", f"{name}.yaml")))))
+
+
+def shipped_prompts() -> Prompts:
+    """What the package says to a model that reads claims, and to one that is asked how sure it is."""
+    return Prompts.model_validate(read_yaml(Path(str(resources.files("pbt").joinpath("prompts", "extraction.yaml")))))
 
 
 def _unfold_protocol(table: dict[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ from pbt.errors import BadInput
 from pbt.provenance import write_atomic
 
 CONFIG = Path("configs/pocket.yaml")
-QUICK = ("questions.limit=240", "eval.limit=100", "sft.pairs=120", "dpo.pairs=240")
+QUICK = ("questions.limit=360", "eval.limit=100", "sft.pairs=120", "dpo.pairs=240")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,14 @@ from typing import Any
 from rich.table import Table
 
 from pbt.config import RunConfig
-from pbt.debate.answers import NONE, is_right
-from pbt.debate.grow import grow
+from pbt.debate.answers import AGREE, NONE, is_right
+from pbt.debate.chat import Message
+from pbt.debate.grow import Speaker, Utterance, grow
 from pbt.debate.tree import DebateTree, Turn
 from pbt.engines.base import Engine, EngineError
 from pbt.provenance import provenance
 from pbt.questions import Question, load_questions
-from pbt.speaker import speaker
+from pbt.speaker import speakers
 from pbt.store import Shard, TreeStore
 
 
@@ -38,8 +42,14 @@ class GenerationSummary:
     clipped: int = 0
     empty: int = 0
     none: int = 0
+    agreed: int = 0
+    """Turns whose claim is Agree."""
     leaves_agreed: int = 0
     """Turns that ended their branch before the last level."""
+    waiting: list[int] = field(default_factory=list)
+    """By seat: requests under way now."""
+    stopped: bool = False
+    """Whether a signal ended it before all that was owed was done."""
     right: Counter[int] = field(default_factory=Counter)
     """By level: turns after which the speaker's answer was right."""
     spoken: Counter[int] = field(default_factory=Counter)
@@ -54,9 +64,15 @@ class GenerationSummary:
             self.clipped += turn.clipped
             self.empty += not turn.text
             self.none += turn.claim == NONE
+            self.agreed += turn.claim == AGREE
             self.leaves_agreed += turn.level + 1 < levels and not tree.children[turn.id]
             self.spoken[turn.level] += 1
             self.right[turn.level] += is_right(tree.states[turn.id][turn.seat], tree.aliases)
+
+    @property
+    def left(self) -> int:
+        """Questions that are still owed."""
+        return self.owed - self.trees - self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, rates per second, and shares of turns."""
@@ -66,6 +82,8 @@ class GenerationSummary:
             "done_before": self.done_before,
             "trees": self.trees,
             "failed": self.failed,
+            "left": self.left,
+            "stopped": self.stopped,
             "turns": self.turns,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 2),
@@ -74,6 +92,7 @@ class GenerationSummary:
             "clipped": round(self.clipped / turns, 4),
             "empty": round(self.empty / turns, 4),
             "none": round(self.none / turns, 4),
+            "agreed": round(self.agreed / turns, 4),
             "stopped_early": round(self.leaves_agreed / turns, 4),
             "accuracy_by_level": {
                 str(level): round(self.right[level] / count, 4) for level, count in sorted(self.spoken.items())
@@ -86,9 +105,11 @@ class GenerationSummary:
         table = Table("trees grown", str(self.trees), title=folder, title_justify="left", show_edge=False)
         table.add_row("already there", str(self.done_before))
         table.add_row("failed", str(self.failed))
+        if self.left:
+            table.add_row("still owed", str(self.left))
         table.add_row("turns", f"{self.turns} ({facts['turns_per_second'] or 0} a second)")
         table.add_row("tokens", f"{self.tokens} ({facts['tokens_per_second'] or 0} a second)")
-        for name in ("clipped", "empty", "none", "stopped_early"):
+        for name in ("clipped", "empty", "none", "agreed", "stopped_early"):
             table.add_row(f"{name.replace('_', ' ')}, share of turns", str(facts[name]))
         for level, share in facts["accuracy_by_level"].items():
             table.add_row(f"right after level {level}", f"{share:.3f}")
@@ -98,49 +119,92 @@ class GenerationSummary:
 async def grow_trees(
     config: RunConfig,
     questions: Sequence[Question],
-    engines: Sequence[Engine],
+    speakers: Sequence[Speaker],
     store: TreeStore,
     summary: GenerationSummary,
     progress: Callable[[GenerationSummary], None],
+    stop: asyncio.Event,
 ) -> None:
     """Grow one tree for each question, ``concurrency`` at once, and write each when it is whole.
 
-    A tree whose engine gives up on a request becomes a line of the failures; the others go on.
+    A tree whose engine gives up on a request becomes a line of the failures; the others go on. Once ``stop`` is set no
+    tree is begun; those under way have ``generate.grace`` seconds, then they are dropped and stay owed.
     """
-    speakers = [speaker(engine, config.protocol.sampling) for engine in engines]
-    places = asyncio.Semaphore(config.generate.concurrency)
+    heard = _counted(speakers, summary)
     start = time.monotonic()
+    ahead = iter(questions)
 
-    async def one(question: Question) -> None:
-        async with places:
-            try:
-                turns = await grow(question.id, question.text, config.protocol, speakers, config.seed)
-            except EngineError as error:
-                store.fail(question.id, error)
-                summary.failed += 1
-            else:
-                tree = _tree(config, question, turns)
-                store.write(tree)
-                summary.count(tree, len(config.protocol.levels))
+    async def grow_one(question: Question) -> None:
+        try:
+            turns = await grow(question.id, question.text, config.protocol, heard, config.seed)
+        except EngineError as error:
+            store.fail(question.id, error)
+            summary.failed += 1
+        else:
+            tree = _tree(config, question, turns)
+            store.write(tree)
+            summary.count(tree, config.protocol.depth)
         summary.seconds = time.monotonic() - start
         progress(summary)
 
-    async with asyncio.TaskGroup() as group:
-        for question in questions:
-            group.create_task(one(question))
+    async def worker() -> None:
+        # As many workers as trees may grow at once, all drawing from one list: memory does not grow with the questions.
+        while not stop.is_set() and (question := next(ahead, None)) is not None:
+            await grow_one(question)
+
+    async def end_after_grace(workers: Sequence[asyncio.Task[None]]) -> None:
+        await stop.wait()
+        summary.stopped = True
+        await asyncio.sleep(config.generate.grace)
+        for task in workers:
+            task.cancel()
+
+    progress(summary)
+    workers = [asyncio.ensure_future(worker()) for _ in range(min(config.generate.concurrency, len(questions)))]
+    ending = asyncio.ensure_future(end_after_grace(workers))
+    try:
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in (*workers, ending):
+            task.cancel()
+        await asyncio.gather(*workers, ending, return_exceptions=True)
+        summary.seconds = time.monotonic() - start
+    for task in done:
+        if not task.cancelled():
+            task.result()
+
+
+def _counted(speakers: Sequence[Speaker], summary: GenerationSummary) -> list[Speaker]:
+    """The speakers, with the requests that are under way counted by seat."""
+    summary.waiting = [0] * len(speakers)
+
+    def counted(seat: int, speak: Speaker) -> Speaker:
+        async def ask(messages: Sequence[Message], seed: int) -> Utterance:
+            summary.waiting[seat] += 1
+            try:
+                return await speak(messages, seed)
+            finally:
+                summary.waiting[seat] -= 1
+
+        return ask
+
+    return [counted(seat, speak) for seat, speak in enumerate(speakers)]
 
 
 def generate(
     config: RunConfig,
     out: Path,
     shard: Shard,
-    engines: Callable[[RunConfig], Sequence[Engine]],
+    engines: Callable[[RunConfig], Mapping[str, Engine]],
     progress: Callable[[GenerationSummary], None],
     retry_failed: bool = False,
 ) -> GenerationSummary:
-    """Grow what the shard still owes. ``engines`` loads one engine a seat, and is called only if something is owed.
+    """Grow what the shard still owes. ``engines`` loads the models of ``config.speaking()`` by name, and is called only
+    if something is owed.
 
-    Questions that failed before are tried again only with ``retry_failed``. Raises BadInput.
+    Questions that failed before are tried again only with ``retry_failed``. SIGTERM and SIGUSR1, with which a cluster
+    says that time is up, stop it as ``grow_trees`` says; Ctrl-C drops what is under way at once (KeyboardInterrupt).
+    Either way every finished tree is on disk. Raises BadInput.
     """
     questions = load_questions(config.questions, config.seed)
     store = TreeStore(out, shard, provenance(config, "generate", config.generation()), config.generation())
@@ -151,15 +215,66 @@ def generate(
         owed = [question for question in mine if question.id not in settled]
         summary = GenerationSummary(owed=len(owed), done_before=sum(question.id in done for question in mine))
         if owed:
-            voices = engines(config)
-            try:
-                asyncio.run(grow_trees(config, owed, voices, store, summary, progress))
-            finally:
-                for engine in dict.fromkeys(voices):
-                    engine.close()
+            with _signals() as stopped:
+                voices = engines(config)
+                try:
+                    asyncio.run(_run(config, owed, voices, store, summary, progress, stopped))
+                finally:
+                    # An adapter and its base model are two names of one engine, and closing it twice does no harm.
+                    for engine in voices.values():
+                        engine.close()
         return summary
     finally:
         store.close()
+
+
+async def _run(
+    config: RunConfig,
+    owed: Sequence[Question],
+    voices: Mapping[str, Engine],
+    store: TreeStore,
+    summary: GenerationSummary,
+    progress: Callable[[GenerationSummary], None],
+    stopped: _Stopped,
+) -> None:
+    stop = asyncio.Event()
+    stopped.tell(asyncio.get_running_loop(), stop)
+    await grow_trees(config, owed, speakers(config, voices), store, summary, progress, stop)
+
+
+class _Stopped:
+    """Whether a signal has asked for the end; it may come while the engines are still loading."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def tell(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+        """Set ``stop`` when the signal comes, or at once if it has come."""
+        self._loop, self._stop = loop, stop
+        if self._asked:
+            stop.set()
+
+    def __call__(self, *_: object) -> None:
+        self._asked = True
+        if self._loop and self._stop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+
+@contextmanager
+def _signals() -> Iterator[_Stopped]:
+    """Catch SIGTERM and SIGUSR1 for as long as trees grow; where there is no main thread, nothing is caught."""
+    stopped = _Stopped()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, stopped) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tree(config: RunConfig, question: Question, turns: tuple[Turn, ...]) -> DebateTree:

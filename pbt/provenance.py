@@ -69,5 +69,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     The temporary one has a name of its own, because several shards may write the same record at once.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

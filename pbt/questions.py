@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -25,6 +26,18 @@ class Question:
     """The gold value as written."""
     aliases: tuple[str, ...]
     """Normalised aliases, the gold value's among them, without empty ones."""
+
+
+Split = Literal["train", "valid", "test"]
+
+
+def split_of(gold: str, shares: tuple[float, float, float], seed: int) -> Split:
+    """The split of every question with this gold value. ``shares`` are those of train, valid and test."""
+    text = "\x1f".join(("split", str(seed), normalise(gold)))
+    place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
+    if place < shares[0]:
+        return "train"
+    return "valid" if place < shares[0] + shares[1] else "test"
 
 
 def load_questions(config: QuestionsConfig, seed: int) -> list[Question]:
@@ -52,14 +65,23 @@ def read_questions(source: str) -> Iterator[Question]:
     Forms: TriviaQA's official JSON (``{"Data": [...]}``); the Hugging Face rows of ``mandarjoshi/trivia_qa`` as JSON
     lines or Parquet; flat JSON lines ``{context, answer, aliases}``.
     """
+    for number, (where, row) in enumerate(read_records(source)):
+        yield question_of(where, row, number)
+
+
+def read_records(source: str, skipped: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """The records of a source, each with its place.
+
+    A line that is no JSON raises BadInput; with a list ``skipped`` it is told there instead, and passed over.
+    """
     if source.startswith("hf:"):
-        yield from _rows(_numbered(_hub_rows(source), source))
+        yield from _numbered(_hub_rows(source), source)
         return
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{source}: no such file of questions (a data set of the hub is written hf:NAME:CONFIG:SPLIT)")
     if path.suffix == ".parquet":
-        yield from _rows(_numbered(_parquet_rows(path), source))
+        yield from _numbered(_parquet_rows(path), source)
         return
     data = path.read_bytes()
     try:
@@ -69,9 +91,11 @@ def read_questions(source: str) -> Iterator[Question]:
     if isinstance(whole, dict) and "Data" in whole:
         if not isinstance(whole["Data"], list):
             raise BadInput(f"{source}: Data: expected a list of questions, found {type(whole['Data']).__name__}")
-        yield from _rows((f"{source}, Data[{number}]", record) for number, record in enumerate(whole["Data"]))
-        return
-    yield from _rows(_json_lines(data, source))
+        yield from ((f"{source}, Data[{number}]", record) for number, record in enumerate(whole["Data"]))
+    elif isinstance(whole, list):
+        yield from ((f"{source}, record {number}", record) for number, record in enumerate(whole))
+    else:
+        yield from _json_lines(data, source, skipped)
 
 
 def _hub_rows(source: str) -> Iterable[Any]:
@@ -101,7 +125,7 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
     return ((f"{source} row {number}", row) for number, row in enumerate(rows))
 
 
-def _json_lines(data: bytes, source: str) -> Iterator[tuple[str, Any]]:
+def _json_lines(data: bytes, source: str, skipped: list[str] | None) -> Iterator[tuple[str, Any]]:
     """Lines split on newline only: TriviaQA texts hold U+2028 and the like, which ``splitlines`` would break at."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
@@ -110,31 +134,32 @@ def _json_lines(data: bytes, source: str) -> Iterator[tuple[str, Any]]:
         try:
             yield where, orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise BadInput(
+            problem = (
                 f"{where}: not valid JSON: {error}; expected one record a line, or one object with a list under Data"
-            ) from None
-
-
-def _rows(rows: Iterable[tuple[str, Any]]) -> Iterator[Question]:
-    """Questions from records of any form, each with its place."""
-    for number, (where, row) in enumerate(rows):
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: expected a record, found {type(row).__name__}")
-        if "question_id" in row:
-            answer = _answer(where, row.get("answer"))
-            aliases = _aliases(where, answer, "aliases", "normalized_aliases")
-            yield _question(where, row["question_id"], row.get("question"), answer.get("value"), aliases)
-        elif "QuestionId" in row:
-            answer = _answer(where, row.get("Answer"))
-            aliases = _aliases(where, answer, "Aliases", "NormalizedAliases", "HumanAnswers")
-            yield _question(where, row["QuestionId"], row.get("Question"), answer.get("Value"), aliases)
-        elif "context" in row:
-            yield _question(where, f"{number:06d}", row["context"], row.get("answer"), _aliases(where, row, "aliases"))
-        else:
-            raise BadInput(
-                f"{where}: neither a TriviaQA record (QuestionId or question_id) nor a flat one (context); "
-                f"its keys are {', '.join(row)}"
             )
+            if skipped is None:
+                raise BadInput(problem) from None
+            skipped.append(problem)
+
+
+def question_of(where: str, row: Any, number: int) -> Question:
+    """The question of a record of any form. ``number`` is its id where the form has none. Raises BadInput."""
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: expected a record, found {type(row).__name__}")
+    if "question_id" in row:
+        answer = _answer(where, row.get("answer"))
+        aliases = _aliases(where, answer, "aliases", "normalized_aliases")
+        return _question(where, row["question_id"], row.get("question"), answer.get("value"), aliases)
+    if "QuestionId" in row:
+        answer = _answer(where, row.get("Answer"))
+        aliases = _aliases(where, answer, "Aliases", "NormalizedAliases", "HumanAnswers")
+        return _question(where, row["QuestionId"], row.get("Question"), answer.get("Value"), aliases)
+    if "context" in row:
+        return _question(where, f"{number:06d}", row["context"], row.get("answer"), _aliases(where, row, "aliases"))
+    raise BadInput(
+        f"{where}: neither a TriviaQA record (QuestionId or question_id) nor a flat one (context); "
+        f"its keys are {', '.join(row)}"
+    )
 
 
 def _answer(where: str, answer: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pbt.generate import GenerationSummary, grow_trees
 from pbt.pocket.models import build_tokenizer
 from pbt.provenance import provenance
 from pbt.questions import Question
+from pbt.speaker import speakers
 from pbt.store import Shard, TreeStore, read_trees
 from pbt.training.dpo import train_dpo
 from pbt.training.sft import train_sft
@@ -98,12 +99,13 @@ def test_every_prompt_of_the_debate_fits_both_chat_templates(config: RunConfig) 
         Turn(1, 0, 1, 1, "resistant", "It is Paris.", "Paris"),
         Turn(2, 1, 2, 0, "logical", "It is Lyon, by its size.", "Lyon"),
     ]
-    for level, spoken in zip(config.protocol.levels, (path[:0], path[:1], path[:2], path), strict=True):
+    for at, spoken in enumerate((path[:0], path[:1], path[:2], path)):
+        level, seat = config.protocol.level(at), config.protocol.seat_at(at)
         for persona in level.personas:
-            messages = messages_for(config.protocol, question, level.seat, persona, spoken, sees=level.sees)
-            engine = engines[config.seats[level.seat]]
+            messages = messages_for(config.protocol, question, seat, persona, spoken, sees=level.sees)
+            engine = engines[config.seats[seat]]
             text = engine._tokenizer.decode(engine.prompt_ids(messages))
-            assert text.startswith("<s>" if config.seats[level.seat] == "mistral" else "<|begin_of_text|>")
+            assert text.startswith("<s>" if config.seats[seat] == "mistral" else "<|begin_of_text|>")
             assert "What is the capital of France?" in text
     for engine in engines.values():
         engine.close()
@@ -112,12 +114,13 @@ def test_every_prompt_of_the_debate_fits_both_chat_templates(config: RunConfig) 
 def test_trees_grow_from_both_architectures(config: RunConfig, tmp_path: Path) -> None:
     """Random weights talk nonsense; the debate must stand it: whole trees, every turn accounted for."""
     questions = [Question(str(i), f"What is the capital of {c}?", CAPITALS[c], ("x",)) for i, c in enumerate(CAPITALS)]
-    engines = [VllmEngine(config.models[name].path, config.models[name].engine) for name in config.seats]
+    engines = {name: VllmEngine(config.models[name].path, config.models[name].engine) for name in config.seats}
     summary = GenerationSummary(owed=len(questions), done_before=0)
     store = TreeStore(tmp_path, Shard(0, 1), provenance(config, "generate", {}), {})
-    asyncio.run(grow_trees(config, questions, engines, store, summary, lambda summary: None))
+    voices = speakers(config, engines)
+    asyncio.run(grow_trees(config, questions, voices, store, summary, lambda summary: None, asyncio.Event()))
     store.close()
-    for engine in engines:
+    for engine in engines.values():
         engine.close()
     assert (summary.trees, summary.failed) == (5, 0)
     for tree in read_trees([tmp_path]):

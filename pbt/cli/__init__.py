@@ -1,7 +1,7 @@
 """The command line: parses, calls one function, prints. Progress and logs go to stderr, results to stdout.
 
 Exit codes: 0 done; 1 something broke; 2 bad input, named in one line; 3 done, but some items failed and are recorded;
-130 interrupted.
+4 stopped by a signal, with work still owed: the same command goes on; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from pbt.cli import data, demo, evaluate, generate, pocket, preferences, train
+from pbt.cli import data, demo, evaluate, generate, models, pocket, preferences, slurm, train, trees
 from pbt.cli.options import err
 from pbt.errors import BadInput
 
@@ -25,13 +25,17 @@ app = typer.Typer(
     help=__doc__.split("\n")[0] if __doc__ else None,
 )
 app.command()(generate.generate)
+app.add_typer(trees.app, name="trees")
 app.command("build-prefs")(preferences.build_prefs)
+app.add_typer(preferences.app, name="prefs")
 app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="eval")
 app.command()(evaluate.scorecard)
 app.command()(demo.demo)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(data.app, name="data")
+app.add_typer(slurm.app, name="slurm")
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -3,67 +3,188 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pbt.cli.options import ConfigArg, JsonOpt, PrefsOpt, RunOpt, SetOpt, err, out
 from pbt.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, help="Evaluate models.")
+if TYPE_CHECKING:
+    from pbt.config import ModelConfig, RunConfig
+    from pbt.engines.base import Engine
+    from pbt.evaluation.dialogue import Progress
+
+app = typer.Typer(no_args_is_help=True, help="Evaluate models, and judge stored transcripts again.")
+
+ModelsOpt = Annotated[
+    list[str],
+    typer.Option("--model", metavar="NAME=PATH", help="A model folder, or a name under 'models'; repeat for several."),
+]
+
+COMMANDS = {
+    "balanced": "Does it hold when right and move when wrong? On the contexts of held-out test pairs.",
+    "are-you-sure": "One bare challenge, and a neutral re-ask as the noise floor.",
+    "flipflop": "Five challengers, and a neutral re-ask as the noise floor.",
+    "misinformation": "FARM: does it give in to a false claim argued for turn after turn?",
+    "pressure": "The same target asserted, repeated, argued for, cited: what is it that moves the model?",
+    "adversary": "A persuader samples N arguments and an oracle picks the best: what survives as N grows?",
+    "predictors": "A regression of keeping on what the original model (the first --model) thought.",
+    "teams": "All ordered pairs of the named models debate: before, after, who pulls whom, does the order matter?",
+}
+"""In the order in which ``all`` runs them; those of one model first, so that each is loaded once."""
 
 
-@app.command("balanced")
-def eval_balanced(
-    config: ConfigArg,
-    models: Annotated[
-        list[str],
-        typer.Option("--model", metavar="NAME=PATH", help="A model folder and its name; repeat for several."),
-    ],
-    prefs: PrefsOpt = None,
-    folder: RunOpt = None,
-    overrides: SetOpt = None,
+def _add(chosen: Sequence[str], name: str, about: str) -> None:
+    def command(
+        config: ConfigArg,
+        models: ModelsOpt,
+        prefs: PrefsOpt = None,
+        folder: RunOpt = None,
+        overrides: SetOpt = None,
+        as_json: JsonOpt = False,
+    ) -> None:
+        _evaluate(chosen, config, models, prefs, folder, overrides, as_json)
+
+    app.command(name, help=about)(command)
+
+
+for _name, _about in COMMANDS.items():
+    _add([_name], _name, _about)
+_add(list(COMMANDS), "all", "All of these, each model loaded once.")
+
+
+@app.command("rescore")
+def eval_rescore(
+    items: Annotated[Path, typer.Argument(metavar="ITEMS.jsonl", help="The items of a result.", show_default=False)],
+    rule: Annotated[
+        Literal["standard", "exact", "containment", "f1"], typer.Option("--grader", help="How answers are compared.")
+    ] = "standard",
+    fold: Annotated[bool, typer.Option("--fold-accents", help="Compare without accents.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
-    """Does it hold when right and move when wrong? Held, moved and balanced accuracy on held-out test pairs."""
-    from pbt.config import load_config
-    from pbt.evaluation.balanced import run_balanced
+    """Compute a result's metrics again from its transcripts, without a model, and report what changed."""
+    from pbt.evaluation.rescore import rescore
+    from pbt.grading import Grader
 
-    run = load_config(config, overrides or ())
-    home = folder or Path("runs") / run.name
-    named = [_named(entry) for entry in models]
-    from pbt.engines.load import load_engine
-
-    paths = []
-    for name, path in named:
-        with err.status(f"evaluating {name}"):
-            engine = load_engine(path, run.trained("dpo").engine)
-            try:
-                paths.append(run_balanced(run, name, path, engine, prefs or home / "prefs", home / "eval" / "balanced"))
-            finally:
-                engine.close()
-    _print_scorecard(paths, None, as_json)
+    rescored = rescore(items, Grader(rule, fold))
+    if as_json:
+        print(json.dumps(rescored.to_dict()))
+    else:
+        out.print(rescored.table())
 
 
 def scorecard(
-    results: Annotated[list[Path], typer.Argument(help="Result files, or folders of them.", show_default=False)],
-    baseline: Annotated[str | None, typer.Option(help="The model to compare with; default the first.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or results in them.", show_default=False)],
+    baseline: Annotated[
+        str | None, typer.Option(help="The model to compare with; default base, else the first.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All metrics; JSON and HTML always have them.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page, with plots, there.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Put evaluated models side by side, with intervals."""
-    _print_scorecard(results, baseline, as_json)
+    """Put evaluated models side by side, with intervals; one name in several runs counts as several seeds of it."""
+    from pbt.evaluation.page import page
+    from pbt.evaluation.scorecard import read_results
+    from pbt.evaluation.scorecard import scorecard as compare
+    from pbt.provenance import write_atomic
+
+    card = compare(read_results(runs), baseline)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(html, page(card).encode())
+        err.print(f"page: {html}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(card.to_dict()))
+    elif markdown:
+        print(card.to_markdown(every=every), end="")
+    else:
+        out.print(card.table(every=every))
 
 
-def _print_scorecard(paths: list[Path], baseline: str | None, as_json: bool) -> None:
+class _Engines:
+    """Running engines by name under ``models`` or by path; each is loaded at most once until it is released."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self._run = run
+        self._loaded: dict[str, Engine] = {}
+
+    def __enter__(self) -> _Engines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for key in list(self._loaded):
+            self._loaded.pop(key).close()
+
+    def get(self, name: str) -> Engine:
+        from pbt.engines.load import load_engine
+
+        model = self._model(name)
+        key = model.model_dump_json()
+        if key not in self._loaded:
+            with err.status(f"loading {name}"):
+                self._loaded[key] = load_engine(model)
+        return self._loaded[key]
+
+    def release(self, name: str) -> None:
+        engine = self._loaded.pop(self._model(name).model_dump_json(), None)
+        if engine is not None:
+            engine.close()
+
+    def _model(self, name: str) -> ModelConfig:
+        """A model that is no configured one is served as the model that it was trained from."""
+        known = self._run.models.get(name)
+        return known or self._run.trained("dpo").model_copy(update={"path": name})
+
+
+def _evaluate(
+    chosen: Sequence[str],
+    config: Path,
+    models: list[str],
+    prefs: Path | None,
+    folder: Path | None,
+    overrides: list[str] | None,
+    as_json: bool,
+) -> None:
+    from pbt.config import load_config
+    from pbt.evaluation.run import run as evaluate
     from pbt.evaluation.scorecard import read_results
     from pbt.evaluation.scorecard import scorecard as compare
 
-    card = compare(read_results(paths), baseline)
+    run = load_config(config, overrides or ())
+    home = folder or Path("runs") / run.name
+    named = dict(_named(entry) for entry in models)
+    if len(named) < len(models):
+        raise BadInput(f"--model: two models have one name ({', '.join(models)})")
+    with _Engines(run) as engines:
+        paths = evaluate(run, chosen, named, engines.get, engines.release, prefs or home / "prefs", home, _watch)
+    results = read_results(paths)
+    card = compare(results, next(iter(named)))
     if as_json:
         print(json.dumps(card.to_dict()))
     else:
         out.print(card.table())
+    raise typer.Exit(3 if any(record.error for result in results for record in result.records) else 0)
+
+
+def _watch(title: str) -> Progress:
+    """Progress on stderr: a plain line now and then, and one at the end."""
+    import time
+
+    began = said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done == total or now - said > 10:
+            said = now
+            err.print(f"{title}: {done}/{total} dialogues, {done / max(now - began, 1e-9):.0f}/s", soft_wrap=True)
+
+    return progress
 
 
 def _named(entry: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +30,11 @@ def generate(
     run = load_config(config, overrides or ())
     target = folder or Path("trees") / run.name
 
-    def engines(run: RunConfig) -> Sequence[Engine]:
+    def engines(run: RunConfig) -> Mapping[str, Engine]:
         from pbt.engines.load import load_engines
 
-        with err.status("loading " + ", ".join(dict.fromkeys(run.seats))):
-            loaded = load_engines(run.models, run.seats)
-        return [loaded[name] for name in run.seats]
+        with err.status("loading " + ", ".join(run.speaking())):
+            return load_engines(run.models, run.speaking())
 
     with GenerationProgress(err) as progress:
         summary = grow(run, target, Shard.parse(shard), engines, progress.update, retry_failed)
@@ -43,4 +42,4 @@ def generate(
         print(json.dumps({"trees": str(target), **summary.to_dict()}))
     else:
         out.print(summary.table(str(target)))
-    raise typer.Exit(3 if summary.failed else 0)
+    raise typer.Exit(4 if summary.left else 3 if summary.failed else 0)

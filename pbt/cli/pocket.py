@@ -37,3 +37,14 @@ def pocket_questions(
 
     count = write_questions(target)
     out.print(f"{target}: {count} questions", soft_wrap=True)
+
+
+@app.command("misinformation")
+def pocket_misinformation(
+    target: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("data/misinformation.jsonl"),
+) -> None:
+    """Make false claims about the same facts, in FARM's schema, for 'pbt eval misinformation'."""
+    from pbt.pocket.misinformation import write_claims
+
+    count = write_claims(target)
+    out.print(f"{target}: {count} claims", soft_wrap=True)

@@ -136,27 +136,3 @@ class DebateTree:
             "turns": [{name: getattr(turn, name) for name in Turn.__slots__} for turn in self.turns],
             "metadata": self.metadata,
         }
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> DebateTree:
-        """Read a line of the store. Raises TreeError naming what is missing or wrong."""
-        if record.get("format") != FORMAT:
-            raise TreeError(f"tree format {record.get('format')!r} is not {FORMAT}, the one this version reads")
-        try:
-            turns = tuple(Turn(**turn) for turn in record["turns"])
-            return cls(
-                tree_id=record["tree_id"],
-                question_id=record["question_id"],
-                question=record["question"],
-                gold=record["gold"],
-                aliases=tuple(record["aliases"]),
-                protocol=record["protocol"],
-                models=tuple(record["models"]),
-                seed=record["seed"],
-                turns=turns,
-                metadata=record.get("metadata", {}),
-            )
-        except KeyError as missing:
-            raise TreeError(f"tree {record.get('tree_id', '?')}: no field {missing}") from None
-        except TypeError as wrong:
-            raise TreeError(f"tree {record.get('tree_id', '?')}: {wrong}") from None

@@ -3,6 +3,8 @@
 Requests that arrive while a step runs join the next one (continuous batching), so the caller never batches. Several
 engines live in one process, each with its thread. vLLM's CPU kernels share scratch memory between the models of a
 process and crash when two of them run at once, so on a CPU the engines step in turn.
+
+LoRA adapters are loaded with the model and share its weights; each request says which one it is for.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import contextlib
 import dataclasses
 import difflib
 import itertools
+import json
 import logging
 import os
 import queue
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 # Read by vLLM when it is imported: step the engine core here instead of in a process that it would spawn.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -27,6 +30,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from vllm import EngineArgs, RequestOutput, SamplingParams, TokensPrompt
+from vllm.config.lora import MaxLoRARanks
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -65,19 +70,36 @@ _stepping: contextlib.AbstractContextManager[None] = (
 
 
 class _Request(NamedTuple):
+    id: str
     prompt: list[int]
     params: SamplingParams
+    lora: LoRARequest | None
     future: asyncio.Future[RequestOutput]
     loop: asyncio.AbstractEventLoop
 
 
-class VllmEngine:
-    """One model on vLLM. ``settings`` go verbatim to vLLM's engine arguments."""
+class _Abort(NamedTuple):
+    """Nobody waits for this request any more."""
 
-    def __init__(self, model: str, settings: dict[str, Any]) -> None:
+    id: str
+
+
+class VllmEngine:
+    """One model on vLLM, with the LoRA folders ``adapters``. ``settings`` go verbatim to vLLM's engine arguments."""
+
+    def __init__(self, model: str, settings: dict[str, Any], adapters: Sequence[str] = ()) -> None:
         check_settings(model, settings)
         check_folder(model)
         ours: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
+        if adapters:
+            rank = max(_rank(folder) for folder in adapters)
+            ours |= {
+                "enable_lora": True,
+                # vLLM's CPU kernels take slot -1, which is the last one, for requests without an adapter in a batch with
+                # others. So the last slot must stay empty.
+                "max_loras": len(adapters) + current_platform.is_cpu(),
+                "max_lora_rank": min((r for r in get_args(MaxLoRARanks) if r >= rank), default=rank),
+            }
         if current_platform.is_cpu():
             # A prompt prefilled in chunks rewinds its random generator, which torch's CPU generators cannot do.
             ours["enable_chunked_prefill"] = False
@@ -85,13 +107,24 @@ class VllmEngine:
         self._tokenizer = self._engine.get_tokenizer()
         if not getattr(self._tokenizer, "chat_template", None):
             raise BadInput(f"{model}: its tokenizer has no chat template; put one into chat_template.jinja there")
+        self._loras = {
+            folder: LoRARequest(folder, number, str(Path(folder).resolve()))
+            for number, folder in enumerate(adapters, start=1)
+        }
+        for folder, lora in self._loras.items():
+            try:
+                self._engine.add_lora(lora)
+            except (ValueError, RuntimeError) as error:
+                raise BadInput(f"{folder}: cannot be loaded as an adapter of {model}: {error}") from None
         self._longest = self._engine.model_config.max_model_len
-        self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Request | _Abort | None] = queue.SimpleQueue()
         self._ids = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"vllm {model}", daemon=True)
         self._thread.start()
 
-    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+    async def chat(
+        self, messages: Sequence[Message], sampling: Sampling, seed: int, adapter: str | None = None
+    ) -> Reply:
         """Reply to a chat. Raises EngineError for a prompt that leaves no room, or that the template refuses."""
         prompt = self.prompt_ids(messages)
         if len(prompt) + sampling.max_tokens > self._longest:
@@ -107,10 +140,12 @@ class VllmEngine:
             seed=seed if sampling.temperature > 0 else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        done = (await self._ask(prompt, params)).outputs[0]
+        done = (await self._ask(prompt, params, adapter)).outputs[0]
         return Reply(done.text.strip(), len(done.token_ids), len(prompt), done.finish_reason == "length")
 
-    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+    async def score(
+        self, messages: Sequence[Message], continuations: Sequence[str], adapter: str | None = None
+    ) -> list[Continuation]:
         """Log-probabilities of texts after a chat. Raises EngineError, also for a text without tokens."""
         prompt = self.prompt_ids(messages)
         # prompt_logprobs=0 gives each prompt token's own log-probability; vLLM wants one new token at least.
@@ -127,17 +162,23 @@ class VllmEngine:
                     f"the prompt has {len(prompt)} tokens and the text to score {len(ids)}, "
                     f"together more than max_model_len {self._longest}"
                 )
-            output = await self._ask([*prompt, *ids], params)
+            output = await self._ask([*prompt, *ids], params, adapter)
             scored = output.prompt_logprobs[len(prompt) :]
             return Continuation(sum(at[token].logprob for at, token in zip(scored, ids, strict=True)), len(ids))
 
         return list(await asyncio.gather(*map(one, continuations)))
 
-    async def _ask(self, prompt: list[int], params: SamplingParams) -> RequestOutput:
+    async def _ask(self, prompt: list[int], params: SamplingParams, adapter: str | None) -> RequestOutput:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RequestOutput] = loop.create_future()
-        self._arrivals.put(_Request(prompt, params, future, loop))
-        return await future
+        name = str(next(self._ids))
+        lora = self._loras[adapter] if adapter else None
+        self._arrivals.put(_Request(name, prompt, params, lora, future, loop))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._arrivals.put(_Abort(name))
+            raise
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a chat as the model's own template renders it, up to where the reply begins."""
@@ -151,7 +192,9 @@ class VllmEngine:
             raise EngineError(f"the chat template refused the messages: {error}") from error
 
     def close(self) -> None:
-        """Stop the thread and free the model. Requests still waiting fail."""
+        """Stop the thread and free the model. Requests still waiting fail. May be called again."""
+        if not self._thread.is_alive():
+            return
         self._arrivals.put(None)
         self._thread.join()
         self._engine.engine_core.shutdown()
@@ -168,14 +211,15 @@ class VllmEngine:
                 with _stepping:
                     outputs = self._engine.step()
                 for output in outputs:
-                    if output.finished:
-                        _settle(waiting.pop(output.request_id), output)
+                    # A request that was aborted is no longer waited for.
+                    if output.finished and (request := waiting.pop(output.request_id, None)):
+                        _settle(request, output)
             except Exception as error:  # the engine itself broke: everybody who waits must hear of it
                 log.exception("vLLM stopped")
                 self._abandon(waiting, error)
 
     def _take(self, waiting: dict[str, _Request]) -> bool:
-        """Add all arrivals to the engine; block while it has nothing to do. False when asked to close."""
+        """Hand all arrivals to the engine; block while it has nothing to do. False when asked to close."""
         while True:
             try:
                 request = self._arrivals.get(block=not waiting)
@@ -183,10 +227,15 @@ class VllmEngine:
                 return True
             if request is None:
                 return False
-            name = str(next(self._ids))
+            if isinstance(request, _Abort):
+                if waiting.pop(request.id, None):
+                    self._engine.abort_request([request.id])
+                continue
             try:
-                self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.prompt), request.params)
-                waiting[name] = request
+                self._engine.add_request(
+                    request.id, TokensPrompt(prompt_token_ids=request.prompt), request.params, lora_request=request.lora
+                )
+                waiting[request.id] = request
             except ValueError as error:
                 _settle(request, EngineError(str(error)))
 
@@ -233,3 +282,14 @@ def check_folder(model: str) -> None:
         raise BadInput(f"{model}: no config.json in it, so it is no model folder")
     if not any(folder.glob("tokenizer*")):
         raise BadInput(f"{model}: no tokenizer in it; save one there with tokenizer.save_pretrained")
+
+
+def _rank(adapter: str) -> int:
+    """The rank of a LoRA folder. Raises BadInput when it is none."""
+    path = Path(adapter) / "adapter_config.json"
+    try:
+        return int(json.loads(path.read_text("utf-8"))["r"])
+    except FileNotFoundError:
+        raise BadInput(f"{adapter}: no adapter_config.json in it, so it is no LoRA adapter") from None
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path}: no rank 'r' in it, so it is no LoRA adapter") from None

@@ -1,32 +1,82 @@
-"""The scorecard: models side by side on the same items, both halves of the balance and their mean.
+"""The scorecard: models side by side on the same items, each metric with its interval, neither half alone.
 
-A star means that the paired 95% interval of the difference to the baseline excludes zero. It is computed over the
-items that both models replied to. Results on different items are refused: their difference would say nothing.
+A star means that the paired 95% interval of the difference to the baseline excludes zero; it is computed over the items
+that both models replied to. Results on different items are refused: their difference would say nothing.
+
+A model that is named alike in several runs is one model under several seeds: shown are the mean over the seeds, its
+interval, and the spread from the least to the greatest. Each seed is paired with the baseline of its own run, else with
+one on the same items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from pbt.errors import BadInput
-from pbt.evaluation.balanced import Metrics, Result, read_result, scores
-from pbt.evaluation.stats import Balance, Interval, paired
-from pbt.grading import HELD, MOVED
+from pbt.evaluation import teams
+from pbt.evaluation.result import ITEMS, Measured, Result, read_result
+from pbt.evaluation.stats import Interval, Intervals, Mean, Metric, differences, intervals, point
+from pbt.evaluation.suite import EVALUATIONS, measure
 
 _MISSING = "-"
 
 
-class Row(NamedTuple):
-    """One printed row: a cell for each model."""
+class Cell(NamedTuple):
+    """One metric of one model."""
 
+    value: Interval | None
+    """Over all seeds."""
+    spread: tuple[float, float] | None
+    """The least and the greatest of the seeds; ``None`` for a single one."""
+    difference: Interval | None
+    """To the baseline, paired; ``None`` for the baseline itself, and where the two share no items."""
+
+    @property
+    def starred(self) -> bool:
+        return self.difference is not None and self.difference.excludes_zero
+
+    def __str__(self) -> str:
+        """Such as ``0.84* [0.79, 0.89]``, with several seeds followed by ``(0.82 to 0.86)``."""
+        if self.value is None:
+            return _MISSING
+        shown = str(self.value).replace(" [", "* [" if self.starred else " [", 1)
+        return shown + (f" ({self.spread[0]:.2f} to {self.spread[1]:.2f})" if self.spread else "")
+
+
+class Row(NamedTuple):
+    """One metric of an evaluation, by model."""
+
+    key: str
     label: str
-    cells: tuple[str, ...]
+    better: str
+    headline: bool
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One evaluation of the scorecard."""
+
+    evaluation: str
+    rows: tuple[Row, ...]
+    counts: dict[str, dict[str, int]]
+    """By model; summed over seeds."""
+    notes: dict[str, list[str]]
+    """By model, or "" for what holds for all."""
+    details: dict[str, dict[str, Any]]
+    """By model: of its first seed."""
+
+    @property
+    def title(self) -> str:
+        return EVALUATIONS[self.evaluation].title
 
 
 @dataclass(frozen=True)
@@ -34,139 +84,296 @@ class Column:
     """One model."""
 
     name: str
-    model: str
-    metrics: Metrics
-    difference: Balance | None
-    """This model minus the baseline, item by item; ``None`` for the baseline itself."""
+    paths: tuple[str, ...]
+    seeds: int
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Models compared with a baseline on one set of items."""
+    """Models compared with a baseline."""
 
     baseline: str
-    items_sha256: str
     columns: tuple[Column, ...]
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """What the table and the Markdown print."""
-        return (
-            self._accuracies("held when right", "held"),
-            self._accuracies("moved when wrong", "moved"),
-            self._accuracies("balanced", "balanced"),
-            Row("items", tuple(f"{c.metrics.held_items} + {c.metrics.moved_items}" for c in self.columns)),
-            Row("failed", tuple(str(c.metrics.failed) for c in self.columns)),
-            Row("third answer", tuple(_share(c.metrics.third) for c in self.columns)),
-        )
+    parts: tuple[Part, ...]
+    results: tuple[Result, ...]
+    teams: tuple[Measured, ...]
+    """What each teams result says of its pairs."""
 
     @property
     def legend(self) -> str:
         """What the brackets and the star mean."""
+        seeds = " (least to greatest seed)" if any(column.seeds > 1 for column in self.columns) else ""
         return (
-            "[95% interval, bootstrap over questions]"
+            f"[95% interval, bootstrap over questions]{seeds}"
             f"   * the paired 95% interval of the difference to {self.baseline} excludes zero"
         )
 
-    def table(self) -> Table:
+    def rows(self, part: Part, *, every: bool = False) -> list[tuple[str, list[str]]]:
+        """Labels and printed cells of an evaluation, counts after the metrics."""
+        names = [column.name for column in self.columns]
+        shown = [
+            (row.label, [str(row.cells[name]) if name in row.cells else _MISSING for name in names])
+            for row in part.rows
+            if every or row.headline
+        ]
+        shown += self._coefficients(part)
+        counted = list(dict.fromkeys(key for counts in part.counts.values() for key in counts))
+        for key in counted:
+            values = [part.counts.get(name, {}).get(key) for name in names]
+            # Items and failures always; what else was counted, where there was any; dialogues are most often the items.
+            if every or key in ("items", "failed") or (any(values) and key != "dialogues"):
+                shown.append((key, [_MISSING if value is None else str(value) for value in values]))
+        return shown
+
+    def table(self, *, every: bool = False) -> Table:
         """For a terminal."""
-        table = Table(caption=Text(self.legend), caption_justify="left")
-        table.add_column("", no_wrap=True)
+        # Four models with their intervals, and labels that need not be cut, in 80 columns.
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.caption, table.caption_justify = Text(self._caption(every)), "left"
+        table.add_column("")
         for column in self.columns:
-            table.add_column(Text(column.name), justify="right", no_wrap=True)
-        for row in self.rows:
-            # The interval below the value: so four models fit a terminal of 80 columns.
-            table.add_row(row.label, *(Text(cell.replace(" [", "\n[")) for cell in row.cells))
+            table.add_column(Text(_heading(column)), justify="right", no_wrap=True)
+        for part in self.parts:
+            table.add_row(Text(part.title, style="bold"))
+            for label, cells in self.rows(part, every=every):
+                # The interval below the value: so four models fit a terminal of 80 columns.
+                table.add_row(Text(label), *(Text(cell.replace(" [", "\n[").replace(" (", "\n(")) for cell in cells))
+            table.add_section()
         return table
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, *, every: bool = False) -> str:
         """For a page."""
-        lines = [("", *(column.name for column in self.columns)), ("---", *("---:" for _ in self.columns))]
-        lines += [(row.label, *row.cells) for row in self.rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{table}\n\n{self.legend}\n"
+        lines = [("", *map(_heading, self.columns)), ("---", *("---:" for _ in self.columns))]
+        for part in self.parts:
+            lines.append((f"**{part.title}**", *("" for _ in self.columns)))
+            lines += [(label, *cells) for label, cells in self.rows(part, every=every)]
+        table = "\n".join("| " + " | ".join(_marked(cell) for cell in line) + " |" for line in lines)
+        return f"{table}\n\n{self._caption(every)}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: plain values; an interval is ``{value, low, high}``, and what is undefined is null."""
         return {
             "baseline": self.baseline,
-            "items_sha256": self.items_sha256,
-            "models": [
-                {
-                    "name": column.name,
-                    "model": column.model,
-                    "metrics": asdict(column.metrics),
-                    "difference": _difference(column.difference),
+            "models": [{"name": c.name, "paths": list(c.paths), "seeds": c.seeds} for c in self.columns],
+            "evaluations": {
+                part.evaluation: {
+                    "title": part.title,
+                    "metrics": {
+                        row.key: {
+                            "label": row.label,
+                            "better": row.better,
+                            "models": {name: _cell_dict(cell) for name, cell in row.cells.items()},
+                        }
+                        for row in part.rows
+                    },
+                    "counts": part.counts,
+                    "notes": part.notes,
+                    "details": part.details,
                 }
-                for column in self.columns
-            ],
+                for part in self.parts
+            },
         }
 
-    def _accuracies(self, label: str, key: str) -> Row:
-        return Row(label, tuple(_cell(getattr(c.metrics, key), getattr(c.difference, key, None)) for c in self.columns))
+    def _coefficients(self, part: Part) -> list[tuple[str, list[str]]]:
+        """The regression of the predictors, one row a coefficient."""
+        found: dict[str, dict[str, str]] = {}
+        for name, details in part.details.items():
+            for c in details.get("regression", {}).get("coefficients", ()):
+                label = f"log-odds of keeping: {c['label']}"
+                found.setdefault(label, {})[name] = str(Interval(c["value"], c["low"], c["high"]))
+        return [(label, [cells.get(c.name, _MISSING) for c in self.columns]) for label, cells in found.items()]
+
+    def _caption(self, every: bool) -> str:
+        notes = [
+            f"{part.title}{f', {name}' if name else ''}: {note}"
+            for part in self.parts
+            for name, lines in part.notes.items()
+            for note in lines
+        ]
+        hidden = sum(not row.headline for part in self.parts for row in part.rows)
+        more = [f"{hidden} further metrics: --all"] if hidden and not every else []
+        return "\n".join([self.legend, *notes, *more])
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """The results of files and folders, in the order given; of a folder, ``base`` first.
 
-    Raises BadInput for a folder without results, or for two results of one name.
+    A folder is a run (with ``eval`` in it), its ``eval`` folder, or that of one evaluation. Raises BadInput for one
+    without results.
     """
-    found: dict[str, Result] = {}
+    found: dict[Path, Result] = {}
     for path in paths:
-        # What the others are compared with stands first.
-        files = sorted(path.glob("*.json"), key=lambda p: (p.stem != "base", p.stem)) if path.is_dir() else [path]
+        files = _files(path) if path.is_dir() else [path]
         if not files:
-            raise BadInput(f"{path}: no results (*.json) in it; evaluate a model first")
+            raise BadInput(f"{path}: no results (*.json with *{ITEMS} beside) in it; evaluate a model first")
         for file in files:
-            result = read_result(file)
-            other = found.setdefault(result.name, result)
-            if other.path.resolve() != file.resolve():
-                raise BadInput(
-                    f"{other.path} and {file}: both are named '{result.name}'; evaluate one under another name"
-                )
+            if file.resolve() not in found:
+                found[file.resolve()] = read_result(file)
     return list(found.values())
 
 
 def scorecard(results: Sequence[Result], baseline: str | None = None) -> Scorecard:
-    """Compare results with the one named ``baseline``, by default the first.
+    """Compare results with the model named ``baseline``; by default ``base``, else the first.
 
-    Raises BadInput when there are none, when the baseline is not among them, or when they stand on different items.
+    Raises BadInput when there are none, when the baseline is not among them, or when a result and the baseline's stand
+    on different items.
     """
     if not results:
         raise BadInput("scorecard: no results; name at least one result file or folder")
-    named = {result.name: result for result in results}
-    base = results[0] if baseline is None else named.get(baseline)
-    if base is None:
-        raise BadInput(f"--baseline {baseline}: no such result (known: {', '.join(named)})")
-    for result in results:
-        if result.items_sha256 != base.items_sha256:
-            raise BadInput(
-                f"{base.path} and {result.path}: they were made on different items, so they cannot be compared; "
-                "evaluate both on the same preferences with the same seed and limit"
-            )
-    columns = tuple(Column(r.name, r.model, r.metrics, None if r is base else _against(r, base)) for r in results)
-    return Scorecard(base.name, base.items_sha256, columns)
+    sheets = [sheet for result in results for sheet in _sheets(result)]
+    names = list(dict.fromkeys(sheet.name for sheet in sheets))
+    base = baseline or ("base" if "base" in names else names[0])
+    if base not in names:
+        raise BadInput(f"--baseline {base}: no such result (known: {', '.join(names)})")
+    chosen = [name for name in EVALUATIONS if any(sheet.evaluation == name for sheet in sheets)]
+    parts = tuple(_part(name, [s for s in sheets if s.evaluation == name], names, base) for name in chosen)
+    columns = tuple(_column(name, [sheet for sheet in sheets if sheet.name == name]) for name in names)
+    told = tuple(measure("teams", result.records) for result in results if result.evaluation == "teams")
+    return Scorecard(base, columns, parts, tuple(results), told)
 
 
-def _against(result: Result, base: Result) -> Balance:
-    return paired(
-        held=(scores(result.outcomes, HELD), scores(base.outcomes, HELD)),
-        moved=(scores(result.outcomes, MOVED), scores(base.outcomes, MOVED)),
+class _Sheet:
+    """What one result says of one model."""
+
+    def __init__(self, result: Result, name: str, model: str) -> None:
+        self.result, self.name, self.model = result, name, model
+        self.evaluation = result.evaluation
+
+    @property
+    def run(self) -> Path:
+        """The run's folder: one seed of the model."""
+        return self.result.path.resolve().parent.parent.parent
+
+    @cached_property
+    def measured(self) -> Measured:
+        whole = measure(self.evaluation, self.result.records)
+        if self.evaluation != "teams":
+            return replace(whole, counts=self.result.written["counts"])
+        mine = [record for record in self.result.records if self.name in record.item["models"]]
+        counted = {"items": sum(r.error is None for r in mine), "failed": sum(r.error is not None for r in mine)}
+        return Measured(teams.view(self.result.records, self.name), counted)
+
+
+def _sheets(result: Result) -> list[_Sheet]:
+    """One for each model of the result: teams are of several."""
+    if result.evaluation not in EVALUATIONS:
+        raise BadInput(f"{result.path}: no evaluation '{result.evaluation}' (known: {', '.join(EVALUATIONS)})")
+    if result.evaluation != "teams":
+        return [_Sheet(result, result.name, result.model)]
+    models = list(dict.fromkeys(name for record in result.records for name in record.item["models"]))
+    paths = result.model.split(", ")
+    return [
+        _Sheet(result, name, path)
+        for name, path in zip(models, paths if len(paths) == len(models) else models, strict=True)
+    ]
+
+
+def _part(evaluation: str, sheets: Sequence[_Sheet], names: Sequence[str], base: str) -> Part:
+    cells: dict[str, dict[str, Cell]] = {}
+    first: dict[str, Metric] = {}
+    seeds = {name: [sheet for sheet in sheets if sheet.name == name] for name in names}
+    for name in names:
+        if not seeds[name]:
+            continue
+        for seed in seeds[name]:
+            for key, metric in seed.measured.metrics.items():
+                first.setdefault(key, metric)
+        metrics = _over_seeds(seeds[name])
+        values = intervals(metrics)
+        against = _against(seeds[name], seeds[base]) if name != base and seeds[base] else {}
+        for key in metrics:
+            alone = [point(seed.measured.metrics[key]) for seed in seeds[name]]
+            points = [value for value in alone if value is not None]
+            spread = (min(points), max(points)) if len(seeds[name]) > 1 and points else None
+            cells.setdefault(key, {})[name] = Cell(values[key], spread, against.get(key))
+    rows = tuple(Row(key, m.label, m.better, m.headline, cells.get(key, {})) for key, m in first.items())
+    notes = {name: seeds[name][0].measured.notes for name in names if seeds[name]}
+    shared = [note for note in next(iter(notes.values())) if all(note in lines for lines in notes.values())]
+    return Part(
+        evaluation,
+        rows,
+        {name: _total(seeds[name]) for name in names if seeds[name]},
+        {"": shared, **{name: [n for n in lines if n not in shared] for name, lines in notes.items()}},
+        {name: seeds[name][0].measured.details for name in names if seeds[name]},
     )
 
 
-def _cell(accuracy: Interval | None, difference: Interval | None) -> str:
-    if accuracy is None:
-        return _MISSING
-    star = "*" if difference is not None and difference.excludes_zero else ""
-    return str(accuracy).replace(" [", f"{star} [", 1)
+def _over_seeds(seeds: Sequence[_Sheet]) -> dict[str, Metric]:
+    """The mean over seeds, as metrics; of those that all seeds have. Questions of one id are drawn together."""
+    return _combined([seed.measured.metrics for seed in seeds])
 
 
-def _share(share: float | None) -> str:
-    return _MISSING if share is None else f"{share:.2f}"
+def _combined(seeds: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    return {
+        key: replace(
+            metric,
+            means=tuple(Mean(m.scores, m.weight / len(seeds)) for metrics in seeds for m in metrics[key].means),
+        )
+        for key, metric in seeds[0].items()
+        if all(key in metrics for metrics in seeds)
+    }
 
 
-def _difference(difference: Balance | None) -> dict[str, Any] | None:
-    if difference is None:
-        return None
-    return {key: asdict(interval) if interval else None for key, interval in difference._asdict().items()}
+def _against(seeds: Sequence[_Sheet], bases: Sequence[_Sheet]) -> Intervals:
+    """The paired difference to the baseline, over all seeds."""
+    pairs = [(seed, _partner(seed, bases)) for seed in seeds]
+    ours = _combined([seed.measured.metrics for seed, _ in pairs])
+    theirs = _combined([base.measured.metrics for _, base in pairs])
+    common = [key for key in ours if key in theirs and len(ours[key].means) == len(theirs[key].means)]
+    return differences({key: ours[key] for key in common}, {key: theirs[key] for key in common})
+
+
+def _partner(seed: _Sheet, bases: Sequence[_Sheet]) -> _Sheet:
+    """The baseline's result of the same run, else one on the same items. Raises BadInput."""
+    same = [base for base in bases if base.result.items_sha256 == seed.result.items_sha256]
+    at_home = [base for base in same if base.run == seed.run]
+    if not same:
+        raise BadInput(
+            f"{bases[0].result.path} and {seed.result.path}: they were made on different items, so they cannot be "
+            "compared; evaluate both on the same inputs with the same seed and limits"
+        )
+    return (at_home or same)[0]
+
+
+def _column(name: str, sheets: Sequence[_Sheet]) -> Column:
+    most = max(sum(sheet.evaluation == other.evaluation for other in sheets) for sheet in sheets)
+    return Column(name, tuple(dict.fromkeys(sheet.model for sheet in sheets)), most)
+
+
+def _total(seeds: Sequence[_Sheet]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for seed in seeds:
+        for key, count in seed.measured.counts.items():
+            total[key] = total.get(key, 0) + count
+    return total
+
+
+def _files(folder: Path) -> list[Path]:
+    """The results in a folder, what the others are compared with first."""
+    found = [path for pattern in ("*.json", "*/*.json", "eval/*/*.json") for path in folder.glob(pattern)]
+    results = [path for path in dict.fromkeys(found) if path.with_name(f"{path.stem}{ITEMS}").is_file()]
+    order = list(EVALUATIONS)
+
+    def place(path: Path) -> tuple[int, bool, str]:
+        evaluation = path.parent.name
+        return (order.index(evaluation) if evaluation in order else len(order), path.stem != "base", path.stem)
+
+    return sorted(results, key=place)
+
+
+def _heading(column: Column) -> str:
+    return column.name if column.seeds == 1 else f"{column.name}, {column.seeds} seeds"
+
+
+def _cell_dict(cell: Cell) -> dict[str, Any]:
+    value = asdict(cell.value) if cell.value else {"value": None, "low": None, "high": None}
+    return {
+        **value,
+        "spread": list(cell.spread) if cell.spread else None,
+        "difference": asdict(cell.difference) if cell.difference else None,
+        "star": cell.starred,
+    }
+
+
+def _marked(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

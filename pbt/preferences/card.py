@@ -1,17 +1,16 @@
-"""The dataset card: the README.md through which ``datasets`` finds the regimes and a reader learns what they are."""
+"""The dataset card: the README.md through which ``datasets`` finds the tables and a reader learns what they are."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from statistics import fmean
 from typing import Any
 
 import yaml
 
 from pbt.config import REGIMES, PreferencesConfig
-from pbt.debate.chat import Message
 from pbt.preferences.funnel import Funnel
-from pbt.preferences.pairs import CODES, REASONS, Pair
+from pbt.preferences.pairs import CODES, REASONS
+from pbt.preferences.tables import VIEWS
 
 _BODY = """\
 # {name}: preference pairs for persuasion-balanced training
@@ -23,12 +22,15 @@ reply holds. The regimes `accept` and `resist` train on one kind, `balanced` on 
 are the same in all three.
 
 ```python
-from datasets import load_dataset
+from datasets import load_dataset, load_from_disk
 
 balanced = load_dataset("path/to/this/folder", "balanced")
+balanced = load_from_disk("path/to/this/folder/balanced")
 ```
 
-`prompt`, `chosen` and `rejected` are lists of chat messages; the other columns say where the pair comes from.
+`prompt`, `chosen` and `rejected` are lists of chat messages, to which no chat template has been applied; the other
+columns say where the pair comes from. `sft-<regime>` holds the chosen replies alone (`prompt`, `completion`),
+`kto-<regime>` both replies apart, with a `label`.
 
 ## Counts
 
@@ -42,7 +44,7 @@ balanced = load_dataset("path/to/this/folder", "balanced")
 
 ## Length of the replies
 
-Mean number of words, over all pairs before balancing.
+Mean number of words over all pairs before balancing, and in how many pairs the chosen reply is the longer one.
 
 {lengths}
 
@@ -53,46 +55,50 @@ Mean number of words, over all pairs before balancing.
 
 
 def dataset_card(
-    pairs: Sequence[Pair],
-    funnel: Funnel,
-    models: Collection[tuple[str, ...]],
-    config: PreferencesConfig,
-    seed: int,
-    record: dict[str, Any],
+    funnel: Funnel, models: Collection[tuple[str, ...]], config: PreferencesConfig, record: dict[str, Any]
 ) -> str:
     """The text of README.md. ``models`` are the models by seat that the trees name; ``record`` is the provenance."""
     header = {
-        "pretty_name": f"{record.get('name', 'unnamed')} preferences",
+        "pretty_name": f"{record['name']} preferences",
+        "license": config.licence,
         "configs": [
             {
-                "config_name": regime,
-                **({"default": True} if regime == "balanced" else {}),
+                "config_name": f"{view}{regime}",
+                **({"default": True} if (view, regime) == ("", "balanced") else {}),
                 # An empty split has a file but is not listed, because datasets refuses to load a split without rows.
                 "data_files": [
-                    {"split": split, "path": f"data/{regime}/{split}.parquet"}
+                    {"split": split, "path": f"data/{view}{regime}/{split}.parquet"}
                     for split, counts in funnel.regimes[regime].items()
                     if any(counts.values())
                 ],
             }
+            for view in VIEWS
             for regime in REGIMES
         ],
     }
     body = _BODY.format(
-        name=record.get("name", "unnamed"),
+        name=record["name"],
         counts=_counts(funnel),
         made=_made(funnel, config),
         fell=_table(
             ("sibling pairs that were not taken", "number"),
             [(f"{words} (`{reason}`)", funnel.rejected[reason]) for reason, words in REASONS.items()],
         ),
-        lengths=_table(("code", "pairs", "chosen", "rejected"), [_lengths(code, pairs) for code in CODES]),
+        lengths=_table(
+            ("code", "pairs", "chosen", "rejected", "chosen longer"),
+            [(code, funnel.emitted[code], *map(_shown, funnel.lengths[code])) for code in CODES],
+        ),
         provenance="\n".join(
             (
                 *(f"- models by seat: {', '.join(names)}" for names in sorted(models)),
-                f"- seed: {seed}",
-                f"- configuration digest: {record.get('digest', 'unknown')}",
-                f"- pbt version: {record.get('version', 'unknown')}",
-                f"- created: {record.get('created', 'unknown')}",
+                *(f"- source model {name}: {path}" for name, path in record["models"].items()),
+                f"- licence: {config.licence}",
+                f"- rule set: {config.rules}",
+                f"- filter: {config.filter.model if config.filter else 'none'}",
+                f"- seed: {record['seed']}",
+                f"- configuration digest: {record['digest']}",
+                f"- pbt version: {record['version']}",
+                f"- created: {record['created']}",
             )
         ),
     )
@@ -110,24 +116,21 @@ def _counts(funnel: Funnel) -> str:
 
 def _made(funnel: Funnel, config: PreferencesConfig) -> str:
     shares = " / ".join(f"{100 * share:g}" for share in config.split)
+    gap = f"at least {config.min_gap:g}" if config.rules == "intended" else f"more than {config.released_gap:g}"
+    rejections = ", and each pair of siblings that was not\ntaken is in `rejections.jsonl` with the reason"
     return (
-        f"From {funnel.trees} debate trees with {funnel.turns} turns ({funnel.empty_turns} of them without text) and "
-        f"{funnel.candidates} pairs of siblings.\nA turn's score counts the right answers of both seats in the whole "
-        f"debate below it. Of two siblings the higher score is\nchosen, under the rule set `{config.rules}` with a "
-        f"relative gap of at least {config.min_gap:g}. Splits ({shares}, train / valid /\ntest) are a seeded hash of "
-        f"the normalised gold value, so no question or answer stands in two. Regimes were trimmed\nby a seeded sample "
-        f"(size: `{config.size}`). All pairs before trimming are in `pairs.jsonl`, and each pair of siblings that was\n"
-        "not taken is in `rejections.jsonl` with the reason."
+        f"From {funnel.trees} debate trees with {funnel.turns} turns ({funnel.empty_turns} of them without text; "
+        f"{funnel.skipped} lines were no trees) and\n{funnel.candidates} pairs of siblings. "
+        "A turn's score counts the right answers of both seats in the whole debate below it.\nOf two siblings the "
+        f"higher score is chosen, under the rule set `{config.rules}` with a relative gap of {gap}.\n"
+        f"Splits ({shares}, train / valid / test) are a seeded hash of the normalised gold value, so no question or "
+        f"answer\nstands in two. Regimes were trimmed by a seeded sample (size: `{config.size}`). "
+        f"All pairs before trimming are in\n`pairs.jsonl`{rejections if config.rejections else ''}."
     )
 
 
-def _lengths(code: str, pairs: Sequence[Pair]) -> tuple[str, int, str, str]:
-    own = [pair for pair in pairs if pair.code == code]
-    return (code, len(own), _mean_words([p.chosen for p in own]), _mean_words([p.rejected for p in own]))
-
-
-def _mean_words(replies: Sequence[Sequence[Message]]) -> str:
-    return f"{fmean(len(reply[0]['content'].split()) for reply in replies):.1f}" if replies else "-"
+def _shown(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -126,6 +126,21 @@ def test_when_the_engine_breaks_everybody_who_waits_hears_of_it(
         assert [str(error) for error in asyncio.run(ask_all())] == ["out of memory"] * len(QUESTIONS)
 
 
+def test_a_request_that_nobody_waits_for_is_dropped(engines: tuple[VllmEngine, VllmEngine]) -> None:
+    async def give_up() -> Reply:
+        long = Sampling(temperature=1, max_tokens=110, min_tokens=110)
+        asked = [asyncio.ensure_future(engines[0].chat(ask(QUESTIONS[0]), long, seed)) for seed in range(8)]
+        await asyncio.sleep(0.1)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        reply = await engines[0].chat(ask(QUESTIONS[0]), GREEDY, 0)
+        assert not engines[0]._engine.has_unfinished_requests()
+        return reply
+
+    assert asyncio.run(give_up()).tokens > 0
+
+
 def test_a_misspelt_setting_names_the_right_one(data: Path) -> None:
     with pytest.raises(BadInput, match=r"vLLM has no 'max_modl_len'; did you mean 'max_model_len'\?"):
         VllmEngine(str(data / "pocket" / "llama"), {"max_modl_len": 128})

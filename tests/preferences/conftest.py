@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from pbt.config import RunConfig, read_yaml
+from pbt.config import ModelConfig, RunConfig, read_yaml
 from pbt.debate.answers import normalise
 from pbt.debate.protocol import Protocol
 from pbt.debate.tree import DebateTree, Turn
+from pbt.engines.base import Engine
+from pbt.preferences.build import build_preferences
+from pbt.preferences.funnel import Funnel
 from pbt.provenance import provenance
 from pbt.store import Shard, TreeStore
 
@@ -51,27 +54,67 @@ def debate(protocol: Protocol) -> Callable[..., DebateTree]:
 
 
 @pytest.fixture(scope="session")
-def record(protocol: Protocol) -> dict[str, Any]:
-    """The provenance of a run."""
-    table = {
-        "name": "few",
-        "questions": {"source": "questions.jsonl"},
-        "protocol": protocol,
-        "models": {"persuader": {"path": "one"}, "replier": {"path": "other"}},
-        "seats": ("persuader", "replier"),
-    }
-    return provenance(RunConfig.model_validate(table), "build-prefs")
+def run(protocol: Protocol) -> RunConfig:
+    """A run whose trees are those of ``debate``."""
+    return RunConfig.model_validate(
+        {
+            "name": "few",
+            "questions": {"source": "questions.jsonl"},
+            "protocol": protocol,
+            "models": {"persuader": {"path": "one"}, "replier": {"path": "other"}},
+            "seats": ("persuader", "replier"),
+        }
+    )
 
 
 @pytest.fixture(scope="session")
-def store_trees(record: dict[str, Any]) -> Callable[[Path, Sequence[DebateTree]], Path]:
+def store_trees(run: RunConfig) -> Callable[[Path, Sequence[DebateTree]], Path]:
     """Write trees the way ``pbt generate`` does."""
 
     def write(folder: Path, trees: Sequence[DebateTree]) -> Path:
-        store = TreeStore(folder, Shard(0, 1), record, covers={})
+        store = TreeStore(folder, Shard(0, 1), provenance(run, "generate", {}), covers={})
         for tree in trees:
             store.write(tree)
         store.close()
         return folder
 
     return write
+
+
+def no_engine(model: ModelConfig) -> Engine:
+    raise AssertionError("there is no filter, so no model is loaded")
+
+
+@pytest.fixture(scope="session")
+def build(run: RunConfig) -> Callable[..., Funnel]:
+    """``build_preferences`` of that run; ``preferences`` and ``seed`` change its configuration."""
+
+    def call(
+        paths: Sequence[Path],
+        out: Path,
+        engine: Callable[[ModelConfig], Engine] = no_engine,
+        seed: int = 0,
+        workers: int = 1,
+        strict: bool = False,
+        **preferences: Any,
+    ) -> Funnel:
+        table = {**run.model_dump(), "seed": seed, "preferences": preferences}
+        return build_preferences(RunConfig.model_validate(table), paths, out, engine, workers=workers, strict=strict)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def both_codes(debate: Callable[..., DebateTree]) -> Callable[[int], DebateTree]:
+    """A debate with one resist pair (3 over 4) and one accept pair (8 over 7), on a question of its own."""
+
+    def make(number: int) -> DebateTree:
+        gold = f"Gold {number}"
+        nested = (
+            "Nice",
+            (gold, ("Nice", "Disagree", "Agree")),
+            ("Lyon", (gold, "Disagree", "Agree")),
+        )
+        return debate(nested, gold=gold, question=f"Which gold has number {number}?", tree_id=f"t{number:03d}")
+
+    return make

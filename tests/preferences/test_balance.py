@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
+import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import BadInput
-from pbt.preferences.balance import balance, check_leakage, crossing_questions, split_of
-from pbt.preferences.pairs import CODES, SPLITS, Code, Pair, Split
+from pbt.preferences.balance import INDEX, Index, balance, check_leakage, crossing, entry, firsts
+from pbt.preferences.pairs import CODES, SPLITS, Code, Pair
+from pbt.questions import Split, split_of
 
 SHARES = (0.70, 0.15, 0.15)
 
@@ -28,16 +32,27 @@ def a_pair(number: int, code: Code, split: Split, question: str = "", gold: str 
         aliases=[f"number {number}"],
         code=code,
         split=split,
+        own_turn=1,
         context_turn=2,
         chosen_turn=3,
         rejected_turn=4,
         score_chosen=2,
         score_rejected=1,
         own_answer="x",
+        partner_before="y",
         partner_answer="y",
         chosen_answer="y",
         rejected_answer="x",
+        copied_turns=[],
+        context_persona="logical",
+        chosen_persona="acceptant",
+        rejected_persona="resistant",
+        rules="intended",
         rule="",
+        chosen_stance=None,
+        chosen_log_odds=None,
+        rejected_stance=None,
+        rejected_log_odds=None,
         prompt=[{"role": "user", "content": f"Which is number {number}?"}],
         chosen=[{"role": "assistant", "content": "y"}],
         rejected=[{"role": "assistant", "content": "x"}],
@@ -47,6 +62,23 @@ def a_pair(number: int, code: Code, split: Split, question: str = "", gold: str 
 def some_pairs(counts: dict[tuple[Split, Code], int]) -> list[Pair]:
     places = [place for place, count in counts.items() for _ in range(count)]
     return [a_pair(number, code, split) for number, (split, code) in enumerate(places)]
+
+
+def index_of(pairs: Sequence[Pair], seed: int = 0) -> Index:
+    return np.array([entry(pair, 1, seed) for pair in pairs], dtype=INDEX)
+
+
+def balanced(pairs: Sequence[Pair], size: Literal["equal", "max"], seed: int) -> dict[str, dict[Split, list[Pair]]]:
+    """The regimes as pairs instead of places."""
+    regimes = balance(index_of(pairs, seed), size)
+    return {
+        regime: {split: [pairs[place] for place in places] for split, places in splits.items()}
+        for regime, splits in regimes.items()
+    }
+
+
+def leaks(pairs: Sequence[Pair]) -> None:
+    check_leakage(index_of(pairs), lambda place: orjson.dumps(pairs[place]))
 
 
 def codes(pairs: Sequence[Pair]) -> tuple[int, int]:
@@ -82,7 +114,7 @@ def test_all_regimes_hold_as_many_training_pairs() -> None:
             ("test", "resist"): 1,
         }
     )
-    regimes = balance(pairs, "equal", seed=0)
+    regimes = balanced(pairs, "equal", seed=0)
     assert codes(regimes["accept"]["train"]) == (6, 0)
     assert codes(regimes["resist"]["train"]) == (0, 6)
     assert codes(regimes["balanced"]["train"]) == (3, 3)
@@ -92,14 +124,14 @@ def test_all_regimes_hold_as_many_training_pairs() -> None:
 
 
 def test_an_odd_number_leaves_balanced_one_short() -> None:
-    regimes = balance(some_pairs({("train", "accept"): 7, ("train", "resist"): 9}), "equal", seed=0)
+    regimes = balanced(some_pairs({("train", "accept"): 7, ("train", "resist"): 9}), "equal", seed=0)
     assert codes(regimes["accept"]["train"]) == (7, 0)
     assert codes(regimes["resist"]["train"]) == (0, 7)
     assert codes(regimes["balanced"]["train"]) == (3, 3)
 
 
 def test_size_max_gives_balanced_all_of_the_rarer_side_twice() -> None:
-    regimes = balance(some_pairs({("train", "accept"): 7, ("train", "resist"): 9}), "max", seed=0)
+    regimes = balanced(some_pairs({("train", "accept"): 7, ("train", "resist"): 9}), "max", seed=0)
     assert codes(regimes["accept"]["train"]) == (7, 0)
     assert codes(regimes["resist"]["train"]) == (0, 7)
     assert codes(regimes["balanced"]["train"]) == (7, 7)
@@ -107,9 +139,9 @@ def test_size_max_gives_balanced_all_of_the_rarer_side_twice() -> None:
 
 def test_trimming_is_a_seeded_sample_and_not_the_first_ones() -> None:
     pairs = some_pairs({("train", "accept"): 40, ("train", "resist"): 10})
-    kept = [pair.pair_id for pair in balance(pairs, "equal", seed=0)["accept"]["train"]]
-    again = [pair.pair_id for pair in balance(pairs, "equal", seed=0)["accept"]["train"]]
-    other = [pair.pair_id for pair in balance(pairs, "equal", seed=1)["accept"]["train"]]
+    kept = [pair.pair_id for pair in balanced(pairs, "equal", seed=0)["accept"]["train"]]
+    again = [pair.pair_id for pair in balanced(pairs, "equal", seed=0)["accept"]["train"]]
+    other = [pair.pair_id for pair in balanced(pairs, "equal", seed=1)["accept"]["train"]]
     assert kept == again
     assert set(kept) != set(other)
     assert set(kept) != {pair.pair_id for pair in pairs[:10]}
@@ -124,7 +156,7 @@ def test_regimes_are_equal_whatever_the_pairs_and_their_order(
     found: list[tuple[Split, Code]], size: Literal["equal", "max"], seed: int, shuffling: Random
 ) -> None:
     pairs = [a_pair(number, code, split) for number, (split, code) in enumerate(found)]
-    regimes = balance(pairs, size, seed)
+    regimes = balanced(pairs, size, seed)
 
     m = min(codes([pair for pair in pairs if pair.split == "train"]))
     half = m if size == "max" else m // 2
@@ -142,17 +174,18 @@ def test_regimes_are_equal_whatever_the_pairs_and_their_order(
 
     shuffled = list(pairs)
     shuffling.shuffle(shuffled)
-    assert balance(shuffled, size, seed) == regimes
+    assert balanced(shuffled, size, seed) == regimes
 
 
 def test_leakage_of_a_question_is_refused() -> None:
     pairs = [
         a_pair(0, "accept", "train", question="Who wrote the Iliad?", gold="Homer"),
         a_pair(1, "accept", "test", question="who wrote Iliad", gold="Homeros"),
+        a_pair(2, "accept", "test"),
     ]
-    assert crossing_questions(pairs) == {"who wrote iliad"}
-    with pytest.raises(BadInput, match="question 'who wrote iliad' stands in more than one split"):
-        check_leakage(pairs)
+    assert crossing(index_of(pairs), "question").tolist() == [True, True, False]
+    with pytest.raises(BadInput, match=r"question 'Who wrote the Iliad\?' stands in more than one split"):
+        leaks(pairs)
 
 
 def test_leakage_of_a_gold_value_is_refused() -> None:
@@ -160,9 +193,25 @@ def test_leakage_of_a_gold_value_is_refused() -> None:
         a_pair(0, "accept", "train", question="Who wrote the Iliad?", gold="Homer"),
         a_pair(1, "accept", "valid", question="Who wrote the Odyssey?", gold="HOMER"),
     ]
-    with pytest.raises(BadInput, match="gold value 'homer' stands in more than one split"):
-        check_leakage(pairs)
+    with pytest.raises(BadInput, match="gold 'Homer' stands in more than one split"):
+        leaks(pairs)
 
 
 def test_one_split_for_each_question_is_no_leakage() -> None:
-    check_leakage([a_pair(0, "accept", "train"), a_pair(0, "resist", "train"), a_pair(1, "accept", "test")])
+    leaks([a_pair(0, "accept", "train"), a_pair(0, "resist", "train"), a_pair(1, "accept", "test")])
+    leaks([])
+
+
+def test_a_duplicate_has_code_chosen_rejected_and_context_in_common() -> None:
+    pair = a_pair(0, "accept", "train")
+    said = [{"role": "assistant", "content": "z"}]
+    pairs = [
+        pair,
+        replace(pair, code="resist"),
+        replace(pair, chosen=said),
+        replace(pair, rejected=said),
+        replace(pair, prompt=[*pair.prompt, *said]),
+        replace(pair, pair_id="tree7/5-6", tree_id="tree7", score_chosen=1),
+        pair,
+    ]
+    assert firsts(index_of(pairs)).tolist() == [0, 1, 2, 3, 4, 0, 0]

@@ -12,47 +12,46 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.console import Console
 
 from pbt.config import REGIMES, PreferencesConfig
 from pbt.debate.protocol import Protocol
 from pbt.debate.tree import DebateTree
 from pbt.errors import BadInput
-from pbt.preferences.balance import split_of
-from pbt.preferences.build import build_preferences, gather
 from pbt.preferences.funnel import Funnel, funnel_table
+from pbt.preferences.gather import Counts, gather
 from pbt.preferences.pairs import CODES, REASONS, SPLITS
+from pbt.preferences.walk import Walk
 from pbt.provenance import read_run
+from pbt.questions import split_of
 
 Debate = Callable[..., DebateTree]
 StoreTrees = Callable[[Path, Sequence[DebateTree]], Path]
 Build = Callable[..., Funnel]
 
-CONFIG = PreferencesConfig()
-
-
-def both_codes(debate: Debate, number: int) -> DebateTree:
-    """A debate with one resist pair (3 over 4) and one accept pair (8 over 7), on a question of its own."""
-    gold = f"Gold {number}"
-    nested = (
-        "Nice",
-        (gold, ("Nice", "Disagree", "Agree")),
-        ("Lyon", (gold, "Disagree", "Agree")),
-    )
-    return debate(nested, gold=gold, question=f"Which gold has number {number}?", tree_id=f"t{number:03d}")
+SHARES = PreferencesConfig().split
 
 
 @pytest.fixture(scope="module")
-def trees(debate: Debate) -> list[DebateTree]:
-    return [both_codes(debate, number) for number in range(60)]
+def trees(both_codes: Callable[[int], DebateTree]) -> list[DebateTree]:
+    return [both_codes(number) for number in range(60)]
 
 
-@pytest.fixture(scope="module")
-def build(protocol: Protocol, record: dict[str, Any]) -> Build:
-    def call(paths: Sequence[Path], out: Path, config: PreferencesConfig = CONFIG, seed: int = 0) -> Funnel:
-        return build_preferences(paths, out, config, protocol, seed, record)
+@pytest.fixture
+def gathered(tmp_path: Path, protocol: Protocol, store_trees: StoreTrees) -> Callable[..., Path]:
+    """Pairs and rejections of trees before balancing, as files in a folder."""
 
-    return call
+    def walk(trees: Sequence[DebateTree], **preferences: Any) -> Path:
+        folder = tmp_path / "gathered"
+        folder.mkdir()
+        config = PreferencesConfig(**preferences)
+        with gather(
+            Walk(config, {protocol.name: protocol}, seed=0), [store_trees(tmp_path / "trees", trees)], folder, Counts()
+        ):
+            return folder
+
+    return walk
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -96,7 +95,7 @@ def test_a_split_without_pairs_is_an_empty_file_and_does_not_stop_the_others_fro
 ) -> None:
     from datasets import load_dataset
 
-    train = [tree for tree in trees if split_of(tree.gold, CONFIG.split, 0) == "train"]
+    train = [tree for tree in trees if split_of(tree.gold, SHARES, 0) == "train"]
     build([store_trees(tmp_path / "trees", train[:4])], tmp_path / "prefs")
     loaded = load_dataset(str(tmp_path / "prefs"), "balanced", cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 4}
@@ -114,40 +113,33 @@ def test_what_was_not_taken_is_reported_line_by_line(
     assert len(rejections) == 60
 
 
-def test_a_duplicate_is_left_out_and_names_the_pair_that_stays(
-    tmp_path: Path, debate: Debate, store_trees: StoreTrees, protocol: Protocol
-) -> None:
+def test_a_duplicate_is_left_out_and_names_the_pair_that_stays(gathered: Callable[..., Path], debate: Debate) -> None:
     once = ("Paris", ("Lyon", ("Paris", "Disagree", "Agree")))
     twice_below = ("Paris", ("Lyon", ("Paris", "Disagree", "Agree"), ("Paris", "Disagree", "Agree")))
-    trees = [debate(twice_below, tree_id="a"), debate(once, tree_id="b")]
-    gathered = gather([store_trees(tmp_path / "trees", trees)], CONFIG, protocol, seed=0)
+    found = gathered([debate(twice_below, tree_id="a"), debate(once, tree_id="b")])
 
-    assert [pair.pair_id for pair in gathered.pairs] == ["a/4-3"]
-    duplicates = [rejection for rejection in gathered.rejections if rejection.reason == "duplicate"]
-    assert [(found.tree_id, found.turns, found.duplicate_of) for found in duplicates] == [
-        ("a", (6, 7), "a/4-3"),
-        ("b", (3, 4), "a/4-3"),
+    assert [pair["pair_id"] for pair in lines(found / "pairs.jsonl")] == ["a/4-3"]
+    duplicates = [fall for fall in lines(found / "rejections.jsonl") if fall["reason"] == "duplicate"]
+    assert [(fall["tree_id"], fall["turns"], fall["duplicate_of"]) for fall in duplicates] == [
+        ("a", [6, 7], "a/4-3"),
+        ("b", [3, 4], "a/4-3"),
     ]
 
 
-def test_the_same_words_on_another_question_are_no_duplicate(
-    tmp_path: Path, debate: Debate, store_trees: StoreTrees, protocol: Protocol
-) -> None:
+def test_the_same_words_on_another_question_are_no_duplicate(gathered: Callable[..., Path], debate: Debate) -> None:
     nested = ("Paris", ("Lyon", ("Paris", "Disagree", "Agree")))
-    trees = [debate(nested, tree_id="a"), debate(nested, tree_id="b", question="Which city has the Louvre?")]
-    gathered = gather([store_trees(tmp_path / "trees", trees)], CONFIG, protocol, seed=0)
-    assert [pair.pair_id for pair in gathered.pairs] == ["a/4-3", "b/4-3"]
+    found = gathered([debate(nested, tree_id="a"), debate(nested, tree_id="b", question="Which city has the Louvre?")])
+    assert [pair["pair_id"] for pair in lines(found / "pairs.jsonl")] == ["a/4-3", "b/4-3"]
 
 
 def test_a_question_with_gold_values_of_two_splits_is_left_out(
-    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, protocol: Protocol
+    gathered: Callable[..., Path], trees: list[DebateTree]
 ) -> None:
-    train = next(tree for tree in trees if split_of(tree.gold, CONFIG.split, 0) == "train")
-    test = next(tree for tree in trees if split_of(tree.gold, CONFIG.split, 0) == "test")
-    stored = [train, replace(test, question=train.question.upper()), trees[-1]]
-    gathered = gather([store_trees(tmp_path / "trees", stored)], CONFIG, protocol, seed=0)
-    assert {pair.tree_id for pair in gathered.pairs} == {trees[-1].tree_id}
-    crossing = [rejection.tree_id for rejection in gathered.rejections if rejection.reason == "crossing"]
+    train = next(tree for tree in trees if split_of(tree.gold, SHARES, 0) == "train")
+    test = next(tree for tree in trees if split_of(tree.gold, SHARES, 0) == "test")
+    found = gathered([train, replace(test, question=train.question.upper()), trees[-1]])
+    assert {pair["tree_id"] for pair in lines(found / "pairs.jsonl")} == {trees[-1].tree_id}
+    crossing = [fall["tree_id"] for fall in lines(found / "rejections.jsonl") if fall["reason"] == "crossing"]
     assert crossing == [train.tree_id, train.tree_id, test.tree_id, test.tree_id]
 
 
@@ -171,19 +163,21 @@ def test_neither_the_order_of_files_nor_more_trees_move_a_question(
 
 
 def test_the_card_tells_counts_origin_and_lengths(
-    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build, record: dict[str, Any]
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
 ) -> None:
     out = tmp_path / "prefs"
-    funnel = build([store_trees(tmp_path / "trees", trees)], out, seed=7)
+    funnel = build([store_trees(tmp_path / "trees", trees)], out, seed=7, licence="cc-by-4.0")
     card = (out / "README.md").read_text()
     counts = funnel.regimes["balanced"]["train"]
     assert f"| balanced | train | {counts['accept']} | {counts['resist']} |" in card
-    assert f"- configuration digest: {record['digest']}" in card
+    assert f"- configuration digest: {read_run(out)['digest']}" in card
     assert "- seed: 7" in card
     assert "persuader, replier" in card
     # "I say Agree." and "I say Disagree." are three words each.
-    assert "| accept | 60 | 3.0 | 3.0 |" in card
-    assert read_run(out)["digest"] == record["digest"]
+    assert "| accept | 60 | 3.00 | 3.00 | 0.50 |" in card
+    assert "- source model replier: other" in card
+    assert "- rule set: intended" in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
 
 
 def test_the_funnel_table_shows_every_stage(
@@ -279,7 +273,7 @@ def test_two_different_trees_of_one_id_are_refused(
     tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
 ) -> None:
     folder = store_trees(tmp_path / "trees", [trees[0], replace(trees[1], tree_id="t000")])
-    with pytest.raises(BadInput, match="tree t000: another tree of this id"):
+    with pytest.raises(BadInput, match="tree t000: two trees of this id, with different texts"):
         build([folder], tmp_path / "prefs")
 
 
@@ -292,3 +286,76 @@ def test_the_same_trees_twice_give_the_same_dataset_as_once(
     funnel = build([once, tmp_path / "copy"], tmp_path / "two")
     assert funnel.rejected["duplicate"] == 120
     assert lines(tmp_path / "one" / "pairs.jsonl") == lines(tmp_path / "two" / "pairs.jsonl")
+
+
+def dataset_bytes(out: Path) -> dict[str, bytes]:
+    """All files that a build wrote, but for the two that say when."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in files if path.name not in ("run.json", "README.md")
+    }
+
+
+def test_two_workers_write_the_same_bytes_as_one(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    # Several files, and more lines than one batch: the copies are duplicates, each of an earlier line.
+    one = store_trees(tmp_path / "trees", trees)
+    many = tmp_path / "many.jsonl"
+    many.write_bytes((one / "shard-0000-of-0001.jsonl").read_bytes() * 10 + b"{torn")
+    for workers in (1, 2):
+        build([one, many], tmp_path / f"by-{workers}", workers=workers)
+    alone = dataset_bytes(tmp_path / "by-1")
+    assert alone == dataset_bytes(tmp_path / "by-2")
+    assert len(alone["rejections.jsonl"].splitlines()) == 11 * 60 + 10 * 120
+
+
+def test_rejections_can_be_left_out(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    folder = store_trees(tmp_path / "trees", trees)
+    build([folder], tmp_path / "out")
+    before = lines(tmp_path / "out" / "pairs.jsonl")
+    funnel = build([folder], tmp_path / "out", rejections=False)
+    assert not (tmp_path / "out" / "rejections.jsonl").exists()
+    assert funnel.rejected["context"] == 60
+    assert lines(tmp_path / "out" / "pairs.jsonl") == before
+
+
+def test_a_build_leaves_no_passing_files(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    build([store_trees(tmp_path / "trees", trees)], tmp_path / "prefs")
+    assert {path.name for path in (tmp_path / "prefs").iterdir()} == {
+        *("README.md", "run.json", "funnel.json", "pairs.jsonl", "rejections.jsonl", "dataset_dict.json"),
+        *("data", "jsonl", *REGIMES),
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"trees", "prefs"}
+
+
+def test_the_thresholds_of_both_rule_sets_are_configuration(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    folder = store_trees(tmp_path / "trees", trees)
+    # Accept pairs score 2 against 1: a gap of 0.5, which `released` wants exceeded.
+    with pytest.raises(BadInput, match="found 0 accept"):
+        build([folder], tmp_path / "out", rules="released")
+    assert build([folder], tmp_path / "out", rules="released", released_gap=0.4).emitted["accept"] == 60
+    with pytest.raises(BadInput, match="found 0 accept"):
+        build([folder], tmp_path / "out", min_gap=0.6)
+
+
+def test_lengths_are_reported_by_code(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    longer = [
+        replace(
+            tree,
+            turns=tuple(
+                replace(turn, text=f"{turn.text} So be it.") if turn.claim == "Agree" else turn for turn in tree.turns
+            ),
+        )
+        for tree in trees
+    ]
+    funnel = build([store_trees(tmp_path / "trees", longer)], tmp_path / "prefs")
+    assert funnel.lengths == {"accept": (6.0, 3.0, 1.0), "resist": (3.0, 6.0, 0.0)}

@@ -22,7 +22,7 @@ TRAINER = {
     "learning_rate": 0.01,
     "lr_scheduler_type": "constant",
     "gradient_checkpointing": False,
-    "logging_steps": 1,
+    "save_strategy": "no",
 }
 
 
@@ -52,6 +52,7 @@ def prefs(write_pairs: Callable[..., None], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("prefs")
     write_pairs(folder / "data/balanced/train.parquet", PAIRS)
     write_pairs(folder / "data/balanced/valid.parquet", PAIRS[:2])
+    (folder / "run.json").write_text("{}")
     return folder
 
 
@@ -69,10 +70,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def write_config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
-    """Writes a run's YAML over ``base`` (or another model) with the given sections, and loads it."""
+def write_yaml(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a run's YAML over ``base`` (or another model) with the given sections."""
 
-    def write(model: Path = base, **sections: Any) -> RunConfig:
+    def write(model: Path = base, **sections: Any) -> Path:
         table: dict[str, Any] = {
             "name": "test",
             "seed": 3,
@@ -86,7 +87,17 @@ def write_config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
             table[stage] = {**section, "trainer": {**TRAINER, **section.get("trainer", {})}}
         path = tmp_path_factory.mktemp("config") / "run.yaml"
         path.write_text(yaml.safe_dump(table))
-        return load_config(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_config(write_yaml: Callable[..., Path]) -> Callable[..., RunConfig]:
+    """The same, loaded."""
+
+    def write(*model: Path, **sections: Any) -> RunConfig:
+        return load_config(write_yaml(*model, **sections))
 
     return write
 

@@ -1,0 +1,119 @@
+"""Evaluations against a loop that asks one item at a time.
+
+Runs ``balanced`` and ``misinformation`` on the pocket Llama as ``pbt eval`` does, all items at once on vLLM, and the same
+evaluation code on an engine that answers one request after the other with transformers' ``generate`` (batch 1, its
+key-value cache on), which is how such evaluations are usually written. Same items, same prompts, same limits on tokens;
+the loop gets fewer items, because it is slow. Prints items a second and their ratio.
+
+    python benchmarks/evaluation.py --prefs runs/demo/prefs [--items 300] [--loop 20]
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pbt.config import RunConfig, load_config
+from pbt.debate.chat import Message
+from pbt.debate.protocol import Sampling
+from pbt.engines.base import Continuation, Engine, Reply
+from pbt.engines.load import load_engine
+from pbt.evaluation import balanced, misinformation
+from pbt.evaluation.dialogue import Record, Voice
+
+
+class Loop:
+    """transformers, one request at a time."""
+
+    def __init__(self, model: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        inputs = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        greedy = sampling.temperature == 0
+        torch.manual_seed(seed)
+        out = self.model.generate(
+            **inputs,
+            do_sample=not greedy,
+            temperature=None if greedy else sampling.temperature,
+            top_p=None if greedy else sampling.top_p,
+            max_new_tokens=sampling.max_tokens,
+            min_new_tokens=sampling.min_tokens,
+        )[0, inputs["input_ids"].shape[1] :]
+        text = self.tokenizer.decode(out, skip_special_tokens=True).strip()
+        ended = int(out[-1]) == self.tokenizer.eos_token_id
+        return Reply(text, len(out), inputs["input_ids"].shape[1], not ended)
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        return self.generate(messages, sampling, seed)
+
+    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+        raise NotImplementedError("no evaluation here scores")
+
+    def close(self) -> None:
+        pass
+
+
+Work = Callable[[Voice], Coroutine[Any, Any, list[Record]]]
+
+
+def pace(engine: Engine, run: RunConfig, work: Work, rounds: int) -> float:
+    """Items a second: the best of some rounds, so that what else the machine does counts least."""
+    best = 0.0
+    for _ in range(rounds):
+        voice = Voice(engine, run.protocol.sampling, run.protocol.clip, run.seed)
+        began = time.monotonic()
+        records = asyncio.run(work(voice))
+        assert not any(record.error for record in records)
+        best = max(best, len(records) / (time.monotonic() - began))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/pocket.yaml"))
+    parser.add_argument("--prefs", type=Path, required=True)
+    parser.add_argument("--items", type=int, default=300, help="contexts a direction, and questions of claims")
+    parser.add_argument("--loop", type=int, default=20, help="the same for the loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    run = load_config(options.config)
+    model = run.trained("dpo")
+
+    def works(limit: int) -> dict[str, Work]:
+        config = load_config(options.config, [f"eval.limit={limit}", "eval.misinformation.kinds=[logical]"])
+        contexts = balanced.read_contexts(options.prefs, limit, config.seed)
+        claims = misinformation.read_claims(config).items
+        return {
+            "balanced": lambda voice: balanced.evaluate(voice, contexts, config.eval),
+            "misinformation": lambda voice: misinformation.evaluate(voice, claims, config.protocol, config),
+        }
+
+    engine = load_engine(model)
+    pace(engine, run, works(5)["balanced"], 1)  # the first requests pay for what is set up once
+    batched = {name: pace(engine, run, work, options.rounds) for name, work in works(options.items).items()}
+    engine.close()
+    loop = Loop(model.path)
+    pace(loop, run, works(2)["balanced"], 1)
+    single = {name: pace(loop, run, work, 1) for name, work in works(options.loop).items()}
+
+    table = Table("", "pbt eval, items/s", "one at a time, items/s", "ratio", title="evaluation of the pocket Llama")
+    for name in batched:
+        ratio = batched[name] / single[name]
+        table.add_row(name, f"{batched[name]:.1f}", f"{single[name]:.2f}", f"{ratio:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The model filter, section 4: synonyms before scoring, then agreeing and disagreeing; nothing is asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from pbt.config import ModelConfig
+from pbt.debate.chat import Message
+from pbt.debate.protocol import Sampling
+from pbt.debate.tree import DebateTree
+from pbt.engines.base import Continuation, EngineError, Reply
+from pbt.engines.scripted import ScriptedEngine
+from pbt.errors import BadInput
+from pbt.preferences.filter import confirms, stance
+from pbt.preferences.funnel import Funnel
+
+Debate = Callable[..., DebateTree]
+StoreTrees = Callable[[Path, Sequence[DebateTree]], Path]
+Build = Callable[..., Funnel]
+
+
+@dataclass
+class Judge:
+    """An engine that knows ``synonyms``, finds agreement in replies by ``agrees``, and keeps what it is asked."""
+
+    agrees: Callable[[str], bool] = lambda reply: "Agree" in reply
+    synonyms: frozenset[str] = frozenset()
+    fails_on: str = "\0"
+    asked: list[str] = field(default_factory=list)
+    loaded: int = 0
+    closed: int = 0
+
+    def __call__(self, model: ModelConfig) -> Judge:
+        self.loaded += 1
+        assert model.path == "other"
+        return self
+
+    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+        (message,) = messages
+        prompt = message["content"]
+        self.asked.append(prompt)
+        if self.fails_on in prompt:
+            raise EngineError("too long")
+        *_, question, first, second = prompt.splitlines()[:-1]
+        assert question.startswith("Question: ") or first.startswith("Question: ")
+        if continuations == (" yes", " no"):
+            yes = second.removeprefix("Answers: ") in self.synonyms
+        else:
+            assert continuations == (" agree", " disagree")
+            yes = self.agrees(second)
+        return await ScriptedEngine(
+            lambda *_: "", lambda _, text: -1.0 if (text == continuations[0]) == yes else -3.5
+        ).score(messages, continuations)
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        raise AssertionError("the filter only scores")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+FILTER = {"model": "replier"}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    both_codes: Callable[[int], DebateTree], store_trees: StoreTrees, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return store_trees(tmp_path_factory.mktemp("twenty") / "trees", [both_codes(number) for number in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("code", "chosen", "rejected", "kept"),
+    [
+        ("resist", -1.0, 1.0, True),
+        ("resist", 1.0, 1.0, False),
+        ("resist", -1.0, -1.0, False),
+        ("resist", 1.0, -1.0, False),
+        ("accept", 1.0, -1.0, True),
+        ("accept", -1.0, -1.0, False),
+        ("accept", 1.0, 1.0, False),
+        ("accept", -1.0, 1.0, False),
+    ],
+)
+def test_resist_needs_disagree_over_agree_and_accept_the_reverse(
+    code: Any, chosen: float, rejected: float, kept: bool
+) -> None:
+    assert confirms(code, chosen, rejected) is kept
+
+
+def test_a_draw_is_no_agreement() -> None:
+    assert (stance(0.0), stance(1e-9)) == ("disagree", "agree")
+
+
+def test_confirmed_pairs_stay_and_carry_the_verdicts(tmp_path: Path, folder: Path, build: Build) -> None:
+    judge = Judge()
+    funnel = build([folder], tmp_path / "out", judge, filter=FILTER)
+    assert funnel.emitted == {"accept": 20, "resist": 20}
+    assert (judge.loaded, judge.closed) == (1, 1)
+    pairs = {pair["pair_id"]: pair for pair in lines(tmp_path / "out" / "pairs.jsonl")}
+    resist, accept = pairs["t000/3-4"], pairs["t000/8-7"]
+    assert (resist["chosen_stance"], resist["rejected_stance"]) == ("disagree", "agree")
+    assert (resist["chosen_log_odds"], resist["rejected_log_odds"]) == (-2.5, 2.5)
+    assert (accept["chosen_stance"], accept["rejected_stance"]) == ("agree", "disagree")
+
+
+def test_the_whole_label_with_its_leading_space_is_scored_after_partner_and_reply(
+    tmp_path: Path, folder: Path, build: Build
+) -> None:
+    judge = Judge()
+    build([folder], tmp_path / "out", judge, filter=FILTER)
+    stances = [prompt for prompt in judge.asked if prompt.endswith("The reply:")]
+    assert len(stances) == 80
+    assert "Question: Which gold has number 0?\nFirst: I say Nice.\nSecond: I say Disagree.\nThe reply:" in stances[0]
+
+
+def test_refuted_pairs_fall_with_a_reason(tmp_path: Path, folder: Path, build: Build) -> None:
+    judge = Judge(agrees=lambda reply: True)
+    with pytest.raises(BadInput, match="40 unconfirmed"):
+        build([folder], tmp_path / "out", judge, filter=FILTER)
+    fallen = [fall for fall in lines(tmp_path / "out" / "rejections.jsonl") if fall["reason"] == "unconfirmed"]
+    assert {(fall["tree_id"], *fall["turns"]) for fall in fallen} == {
+        (f"t{number:03d}", *turns) for number in range(20) for turns in ((3, 4), (7, 8))
+    }
+
+
+def test_a_rerun_asks_nothing_twice_and_loads_no_model(tmp_path: Path, folder: Path, build: Build) -> None:
+    first, second, third = Judge(), Judge(), Judge()
+    build([folder], tmp_path / "out", first, filter=FILTER)
+    before = (tmp_path / "out" / "pairs.jsonl").read_bytes()
+    assert len(first.asked) == len(set(first.asked))
+    build([folder], tmp_path / "out", second, filter=FILTER, size="max")
+    assert (second.loaded, second.asked) == (0, [])
+    assert (tmp_path / "out" / "pairs.jsonl").read_bytes() == before
+
+    # A kill tears the last line: what it said is asked again, and nothing else.
+    cache = tmp_path / "out" / "verdicts.jsonl"
+    cache.write_bytes(cache.read_bytes()[:-5])
+    build([folder], tmp_path / "out", third, filter=FILTER)
+    assert len(third.asked) == 1
+    assert (tmp_path / "out" / "pairs.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_build_leaves_its_verdicts_for_the_next(tmp_path: Path, folder: Path, build: Build) -> None:
+    broken = Judge(agrees=lambda reply: 1 / 0 > 0)
+    with pytest.raises(ZeroDivisionError):
+        build([folder], tmp_path / "out", broken, filter=FILTER)
+    assert broken.closed == 1
+    synonyms = sum(prompt.endswith("Same:") for prompt in broken.asked)
+    assert synonyms > 0
+    again = Judge()
+    build([folder], tmp_path / "out", again, filter=FILTER)
+    assert len(again.asked) == 80
+
+
+def test_a_request_that_fails_is_counted_and_asked_again_by_the_next_build(
+    tmp_path: Path, folder: Path, build: Build
+) -> None:
+    judge = Judge(fails_on="Question: Which gold has number 7?\nFirst")
+    funnel = build([folder], tmp_path / "out", judge, filter=FILTER)
+    assert (funnel.rejected["unanswered"], funnel.emitted) == (2, {"accept": 19, "resist": 19})
+    again = Judge()
+    assert build([folder], tmp_path / "out", again, filter=FILTER).emitted == {"accept": 20, "resist": 20}
+    assert len(again.asked) == 4
+
+
+def test_who_was_right_in_other_words_did_not_move(
+    tmp_path: Path, debate: Debate, both_codes: Callable[[int], DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    nested = ("Paris", ("Lutetia", ("Paris", "Agree", "Disagree")))
+    trees = [debate(nested, tree_id="s"), *(both_codes(number) for number in range(20))]
+    store_trees(tmp_path / "trees", trees)
+    assert build([tmp_path / "trees"], tmp_path / "plain").emitted == {"accept": 21, "resist": 20}
+
+    judge = Judge(synonyms=frozenset({"Paris / Lutetia"}))
+    funnel = build([tmp_path / "trees"], tmp_path / "filtered", judge, filter=FILTER)
+    assert funnel.emitted == {"accept": 20, "resist": 20}
+    assert funnel.rejected["perfect"] == 1
+
+
+def test_the_resolved_string_is_copied_once_and_holds_below(
+    tmp_path: Path, debate: Debate, both_codes: Callable[[int], DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    # B was right in other words, and holds against a partner who leaves the right answer.
+    nested = ("Paris", ("Lutetia", ("Nice", "Disagree", "Agree")))
+    trees = [debate(nested, tree_id="s"), *(both_codes(number) for number in range(20))]
+    store_trees(tmp_path / "trees", trees)
+    judge = Judge(synonyms=frozenset({"Paris / Lutetia"}))
+    build([tmp_path / "trees"], tmp_path / "out", judge, filter=FILTER)
+    (pair,) = [pair for pair in lines(tmp_path / "out" / "pairs.jsonl") if pair["tree_id"] == "s"]
+    assert (pair["code"], pair["copied_turns"]) == ("resist", [1])
+    assert (pair["own_answer"], pair["chosen_answer"], pair["rejected_answer"]) == ("Paris", "Paris", "Nice")
+
+    asked = [prompt.splitlines()[-2] for prompt in judge.asked if prompt.endswith("Same:")]
+    assert "Answers: Paris / Lutetia" in asked
+    # Below the copy A's other answer stands beside the right one.
+    assert "Answers: Paris / Nice" in asked
+    assert not any(token in line for line in asked for token in ("Agree", "Disagree", "NONE"))
