@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +35,13 @@ def build_prefs(
         Literal["intended", "released"] | None,
         typer.Option(help="Show what another rule set makes of the trees; without --out nothing is written."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that walk trees; any number gives the same.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that walk trees; any number gives the same. On a Ray cluster if RAY_ADDRESS names one.",
+        ),
+    ] = 1,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a line that is no tree; else it is skipped.")
     ] = False,
@@ -59,8 +67,8 @@ def build_prefs(
         else:
             out.print(comparison_table(comparison))
     if folder is not None:
-        funnel = build_preferences(run, trees, folder, _engine, workers=workers, strict=strict)
-        incomplete = incomplete or funnel.skipped > 0 or funnel.rejected["unanswered"] > 0
+        funnel = build_preferences(run, trees, folder, _engine, workers=workers, pool=_pool, strict=strict)
+        incomplete = incomplete or funnel.skipped > 0 or funnel.unanswered > 0
         if as_json:
             print(json.dumps(funnel.to_dict()))
         else:
@@ -80,6 +88,17 @@ def prefs_explain(
     from pbt.preferences.explain import explain
 
     out.print(explain(prefs, pair_id))
+
+
+def _pool(workers: int) -> Executor:
+    """Processes on the Ray cluster that RAY_ADDRESS names, else on this machine."""
+    if "RAY_ADDRESS" in os.environ:
+        from pbt.cluster.pool import RayPool
+
+        return RayPool()
+    from pbt.preferences.walk import processes
+
+    return processes(workers)
 
 
 def _engine(model: ModelConfig) -> Engine:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import resources
 from pathlib import Path
@@ -28,7 +29,7 @@ from pbt.preferences.funnel import Funnel
 from pbt.preferences.gather import PAIRS_FILE, REJECTIONS_FILE, SKIPPED_FILE, Counts, gather
 from pbt.preferences.tables import FOLDERS, INDEX_FILE, write_tables
 from pbt.preferences.trees import batches, trees_of
-from pbt.preferences.walk import Walk
+from pbt.preferences.walk import Walk, processes
 from pbt.provenance import RUN_FILE, provenance, read_run, write_atomic, write_run
 
 FUNNEL_FILE = "funnel.json"
@@ -43,9 +44,10 @@ def build_preferences(
     engine: Callable[[ModelConfig], Engine],
     *,
     workers: int = 1,
+    pool: Callable[[int], Executor] = processes,
     strict: bool = False,
 ) -> Funnel:
-    """Build the dataset folder ``out`` from the trees of ``paths``, in ``workers`` processes.
+    """Build the dataset folder ``out`` from the trees of ``paths``; several ``workers`` walk them in a ``pool``.
 
     ``engine`` loads the filter's model; it is called only if there is a filter and it is asked something new. A line
     that is no tree is skipped, told and counted, or refused if ``strict``.
@@ -58,7 +60,7 @@ def build_preferences(
     with _scratch(out) as scratch, _filter(run, out, engine) as model:
         counts = Counts()
         walk = Walk(config, {**shipped_protocols(), run.protocol.name: run.protocol}, run.seed)
-        with gather(walk, paths, scratch, counts, model=model, workers=workers, strict=strict) as pairs:
+        with gather(walk, paths, scratch, counts, model=model, workers=workers, pool=pool, strict=strict) as pairs:
             check_leakage(pairs.index, pairs.read)
             regimes = balance(pairs.index, config.size)
             funnel = Funnel.count(counts, pairs.index, regimes)

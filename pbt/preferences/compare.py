@@ -78,7 +78,8 @@ def compare_rules(paths: Sequence[Path], config: PreferencesConfig, other: Rules
 def comparison_table(found: Comparison) -> Table:
     """The comparison for a terminal."""
     one, other = found.rules
-    table = Table(title=f"Pairs of {found.trees:,} trees under two rule sets, before duplicates and filter")
+    skipped = f" ({found.skipped:,} lines skipped)" if found.skipped else ""
+    table = Table(title=f"Pairs of {found.trees:,} trees{skipped} under two rule sets, before duplicates and filter")
     table.add_column("pairs")
     for name in (*CODES, "all"):
         table.add_column(name, justify="right")

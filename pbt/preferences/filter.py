@@ -105,6 +105,7 @@ class Filter:
         self.asked = 0
         """Requests made."""
         self.failed = 0
+        """Those that were not answered."""
 
     def synonyms(self, trees: Collection[DebateTree], rules: RuleSet) -> Synonyms:
         """Which answers that stand beside a right one in these trees are other words for it."""
@@ -178,6 +179,8 @@ class Filter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.asked:
+            log.info("the filter's model was asked %d times, and did not answer %d times", self.asked, self.failed)
         if self._engine is not None:
             self._engine.close()
         self._runner.close()

@@ -47,6 +47,8 @@ class Funnel:
     lengths: dict[Code, Lengths]
     regimes: dict[Regime, dict[Split, ByCode]]
     """What each regime holds after balancing."""
+    unanswered: int
+    """Requests that the filter's model did not answer: such answers count as no synonyms, such pairs fall."""
 
     @classmethod
     def count(cls, counts: Counts, index: Index, regimes: Regimes) -> Funnel:
@@ -65,6 +67,7 @@ class Funnel:
                 regime: {split: _by_code(index[positions]) for split, positions in splits.items()}
                 for regime, splits in regimes.items()
             },
+            unanswered=counts.unanswered,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,6 +107,9 @@ def funnel_table(funnel: Funnel) -> Table:
     ):
         table.add_row(stage, "", "", f"{number:,}")
     table.add_section()
+    if funnel.unanswered:
+        table.add_row("requests that the filter's model did not answer", "", "", f"{funnel.unanswered:,}")
+        table.add_section()
     row("preference pairs", funnel.emitted)
     for split, counts in funnel.splits.items():
         row(f"  {split}", counts)

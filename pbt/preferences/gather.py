@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from pbt.preferences.filter import Filter, confirms, stance
 from pbt.preferences.pairs import Reason, Rejection
 from pbt.preferences.rules import rule_set
 from pbt.preferences.trees import batches, trees_of
-from pbt.preferences.walk import Task, Walk, walk_all
+from pbt.preferences.walk import Task, Walk, processes, walk_all
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class Counts:
     models: set[tuple[str, ...]] = field(default_factory=set)
     """The models by seat that the trees name."""
     fell: Counter[Reason] = field(default_factory=Counter)
+    unanswered: int = 0
+    """Requests that the filter's model did not answer."""
 
 
 def gather(
@@ -87,6 +90,7 @@ def gather(
     *,
     model: Filter | None = None,
     workers: int = 1,
+    pool: Callable[[int], Executor] = processes,
     strict: bool = False,
 ) -> PairFile:
     """Judge every pair of siblings of every tree; writes all files that this module names into ``folder``.
@@ -103,7 +107,7 @@ def gather(
         (folder / SKIPPED_FILE).open("wb") as skipped,
     ):
         index = [np.empty(0, dtype=INDEX)]
-        for walked in walk_all(walk, _tasks(walk, paths, model), workers):
+        for walked in walk_all(walk, _tasks(walk, paths, model), workers, pool):
             for bad in walked.skipped:
                 if strict:
                     raise BadInput(f"{bad}; mend or remove the line, or build without --strict")
@@ -135,6 +139,7 @@ def gather(
                     counts.fell[reason] += 1
                     rejections.write(_rejection(line, reason, duplicate_of))
     candidates_file.unlink()
+    counts.unanswered = model.failed if model else 0
     final = found.index[kept]
     final["size"] = sizes[kept]
     return PairFile(folder / PAIRS_FILE, final)

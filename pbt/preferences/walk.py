@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -65,15 +65,19 @@ class Walked(NamedTuple):
     skipped: list[BadLine]
 
 
-def walk_all(walk: Walk, tasks: Iterable[Task], workers: int) -> Iterator[Walked]:
-    """Walk all batches, in this process or in ``workers`` others, and give the outcomes in order."""
+def processes(workers: int) -> Executor:
+    """So many processes of this machine."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+def walk_all(walk: Walk, tasks: Iterable[Task], workers: int, pool: Callable[[int], Executor]) -> Iterator[Walked]:
+    """Walk all batches, in this process or in a pool of several ``workers``, and give the outcomes in order."""
     step = partial(walk_batch, walk)
-    return map(step, tasks) if workers == 1 else _in_processes(step, tasks, workers)
+    return map(step, tasks) if workers == 1 else _in_pool(step, tasks, workers, pool(workers))
 
 
-def _in_processes(step: Callable[[Task], Walked], tasks: Iterable[Task], workers: int) -> Iterator[Walked]:
-    """At most a few batches for each process are under way, so that memory stays where it is."""
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+def _in_pool(step: Callable[[Task], Walked], tasks: Iterable[Task], workers: int, pool: Executor) -> Iterator[Walked]:
+    """At most a few batches for each worker are under way, so that memory stays where it is."""
     waiting: deque[Future[Walked]] = deque()
     try:
         for task in tasks:

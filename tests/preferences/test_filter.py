@@ -169,9 +169,19 @@ def test_a_request_that_fails_is_counted_and_asked_again_by_the_next_build(
     judge = Judge(fails_on="Question: Which gold has number 7?\nFirst")
     funnel = build([folder], tmp_path / "out", judge, filter=FILTER)
     assert (funnel.rejected["unanswered"], funnel.emitted) == (2, {"accept": 19, "resist": 19})
+    assert funnel.unanswered == 4
     again = Judge()
     assert build([folder], tmp_path / "out", again, filter=FILTER).emitted == {"accept": 20, "resist": 20}
     assert len(again.asked) == 4
+
+
+def test_a_synonym_that_the_model_does_not_judge_is_none_and_is_counted(
+    tmp_path: Path, folder: Path, build: Build
+) -> None:
+    funnel = build([folder], tmp_path / "out", Judge(fails_on="Same:"), filter=FILTER)
+    assert funnel.emitted == {"accept": 20, "resist": 20}
+    assert funnel.rejected["unanswered"] == 0
+    assert funnel.unanswered == 40  # two wrong answers stand beside the right one, on each of twenty questions
 
 
 def test_who_was_right_in_other_words_did_not_move(
