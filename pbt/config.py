@@ -55,6 +55,12 @@ class RayConfig(Section):
     attempts: Annotated[int, Field(ge=1)] = 3
     """How often a request is asked in all when replicas die over it."""
 
+    @model_validator(mode="after")
+    def _takes_something(self) -> RayConfig:
+        if not (self.num_cpus or self.num_gpus):
+            raise ValueError("num_cpus and num_gpus are both 0; a replica must take some place")
+        return self
+
 
 class OpenAIConfig(Section):
     """An endpoint that speaks the OpenAI protocol; ``path`` is the name under which it serves the model."""

@@ -213,7 +213,7 @@ def _bars(
 
 
 def _forests(part: Part | None, colours: dict[str, str]) -> list[Forest]:
-    fitted = {name: part.details.get(name, {}).get("regression") for name in colours} if part else {}
+    fitted = {n: part.details[n]["regression"] for n in colours if n in part.details} if part else {}
     rows = {
         name: [
             (c["label"], Interval(c["value"], c["low"], c["high"]), c["p"])
@@ -221,7 +221,6 @@ def _forests(part: Part | None, colours: dict[str, str]) -> list[Forest]:
             if c["name"] != "intercept"
         ]
         for name, regression in fitted.items()
-        if regression
     }
     # One scale for all models, so that they can be compared by eye.
     reach = max((max(abs(i.low), abs(i.high)) for some in rows.values() for _, i, _ in some), default=1.0)

@@ -126,9 +126,18 @@ def measure(records: Sequence[Record]) -> Measured:
             f"{form}/{key}": Metric(f"{form}: {metric.label}", metric.means, metric.better, headline=key != "balanced")
             for key, metric in halves[form].items()
         }
-    metrics["third"] = share(
-        [r for r in records if r.item["form"] != AGAIN], "third answer", lambda o: o["third"], better="low"
-    )
+    thirds = {
+        form: share(
+            [r for r in records if r.item["form"] == form],
+            f"{form}: third answer",
+            lambda o: o["third"],
+            better="low",
+        )
+        for form in FORMS
+    }
+    # A form that only confuses a model makes it say something third: neither held nor moved.
+    metrics["third"] = average([thirds[form] for form in pressing], "third answer, all forms", headline=True)
+    metrics |= {f"{form}/third": metric for form, metric in thirds.items()}
     return Measured(metrics, counts(records))
 
 
