@@ -1,13 +1,18 @@
-"""Answers by rule: a table of replies as chat models write them, and every phrase of the pocket corpus."""
+"""Answers by rule: a table of replies as chat models write them, labelled ones, and every phrase of the pocket corpus.
+What a model is asked, and how its answer is read."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from pathlib import Path
 
+import orjson
 import pytest
 
-from pbt.debate.answers import AGREE, DISAGREE, NONE, normalise
-from pbt.extraction import claim_by_rule, clip_unfinished
+from pbt.config import shipped_prompts
+from pbt.debate.answers import AGREE, DISAGREE, NONE, normalise, read_claim
+from pbt.extraction import claim_by_rule, claim_from_model, clip_unfinished, reading_messages
 from pbt.pocket.corpus import FIRST, HOLD, MOVE, PERSUADE, SUFFIX
 from pbt.pocket.facts import answers_of, facts
 
@@ -152,6 +157,66 @@ REPLIES = [
 @pytest.mark.parametrize(("reply", "claim"), REPLIES)
 def test_reads_the_claim_of_a_reply(reply: str, claim: str) -> None:
     assert normalise(claim_by_rule(reply)) == normalise(claim), claim_by_rule(reply)
+
+
+def labelled() -> list[dict[str, str]]:
+    return [orjson.loads(line) for line in (Path(__file__).parent / "data" / "replies.jsonl").read_bytes().splitlines()]
+
+
+def test_the_labelled_replies_are_many_and_of_every_kind() -> None:
+    lines = labelled()
+    assert len({line["text"] for line in lines}) == len(lines) >= 300
+    kinds = Counter(line["kind"] for line in lines)
+    assert len(kinds) >= 8
+    assert min(kinds.values()) >= 20
+    assert all(line["claim"] and read_claim(line["claim"]) == line["claim"] for line in lines)
+
+
+def test_most_labelled_replies_are_read_right() -> None:
+    """benchmarks/extraction.py says how many, by kind; this is what they must not fall below."""
+    lines = labelled()
+    right = Counter(
+        line["kind"] for line in lines if normalise(claim_by_rule(line["text"])) == normalise(line["claim"])
+    )
+    assert right.total() >= 0.9 * len(lines)
+    assert {
+        kind for kind, count in Counter(line["kind"] for line in lines).items() if right[kind] < 0.75 * count
+    } == set()
+
+
+@pytest.mark.parametrize(
+    ("said", "claim"),
+    [
+        ("Paris", "Paris"),
+        (" Paris.\n\nReply: It is Rome.", "Paris"),
+        ("Answer: Paris", "Paris"),
+        ("**Answer:** Paris", "Paris"),
+        ('"The Scream"', "The Scream"),
+        ("Paris (the capital of France)", "Paris"),
+        ("“Les Misérables”", "Les Misérables"),
+        ("agree", AGREE),
+        ("Disagree.", DISAGREE),
+        ("none", NONE),
+        ("Agreement Treaty", "Agreement Treaty"),
+        ("", ""),
+        ("\n \n", ""),
+        ("(nothing)", ""),
+        ("...", ""),
+    ],
+)
+def test_reads_what_a_model_says_when_it_is_asked_for_a_claim(said: str, claim: str) -> None:
+    assert claim_from_model(said) == claim
+
+
+def test_a_model_is_shown_every_token_and_then_the_reply() -> None:
+    prompts = shipped_prompts()
+    assert {AGREE, DISAGREE, NONE} <= {example.claim for example in prompts.examples}
+    (message,) = reading_messages(prompts, "It is Paris,\nI am sure.")
+    assert message["role"] == "user"
+    assert message["content"].startswith(prompts.instruction)
+    assert message["content"].endswith("\n\nReply: It is Paris, I am sure.\nAnswer:")
+    for example in prompts.examples:
+        assert f"Reply: {example.reply}\nAnswer: {example.claim}\n" in message["content"]
 
 
 @pytest.mark.parametrize("token", [AGREE, DISAGREE, NONE])

@@ -137,7 +137,7 @@ class OpenAIEngine:
         return await self._thread.run(self._score(messages, continuations))
 
     def close(self) -> None:
-        """End the connections. Requests still waiting fail."""
+        """End the connections. Requests still waiting are cancelled. May be called again."""
         self._thread.close()
 
     async def _score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:

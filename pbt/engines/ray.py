@@ -153,7 +153,7 @@ class RayEngine:
         return scored
 
     def close(self) -> None:
-        """End the replicas and give their place back. Requests still waiting fail. May be called again."""
+        """End the replicas and give their place back. Requests still waiting are cancelled. May be called again."""
         self._thread.close()
         for link in self._links:
             link.end()
@@ -230,11 +230,16 @@ class _Link:
             .remote()
         )
         try:
+            # A place may be lost with its node; loading may take as long as it takes.
+            await asyncio.wait_for(self.actor.__ray_ready__.remote(), self._config.wait)
             await self.actor.load.remote(*self._model)
         except RayTaskError as error:
             if isinstance(error.cause, BadInput):
                 raise error.cause from None
             raise
+        except TimeoutError:
+            ray.kill(self.actor)
+            raise TimeoutError(f"no room on the cluster in {self._config.wait:g} s") from None
 
     async def serve(self) -> None:
         """Until the end: exchange with the replica, and when it dies put another in its place."""

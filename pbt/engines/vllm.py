@@ -95,8 +95,8 @@ class VllmEngine:
             rank = max(_rank(folder) for folder in adapters)
             ours |= {
                 "enable_lora": True,
-                # vLLM's CPU kernels take slot -1, which is the last one, for requests without an adapter in a batch with
-                # others. So the last slot must stay empty.
+                # For requests without an adapter, in a batch with others, vLLM's CPU kernels take slot -1, which is the
+                # last one. So that one must stay empty.
                 "max_loras": len(adapters) + current_platform.is_cpu(),
                 "max_lora_rank": min((r for r in get_args(MaxLoRARanks) if r >= rank), default=rank),
             }

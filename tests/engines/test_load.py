@@ -2,11 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from asking import GREEDY, QUESTIONS, SETTINGS, Expected, ask
-from pbt.config import ModelConfig, OpenAIConfig
+from pbt.config import ModelConfig, OpenAIConfig, RunConfig, digest, load_config
 from pbt.engines.base import Engine, Reply
 from pbt.engines.load import Adapted, load_engine, load_engines
 from pbt.errors import BadInput
@@ -70,7 +72,8 @@ def test_a_model_with_and_without_adapter_is_loaded_once_and_both_speak(
     (score,) = asyncio.run(trained.score(ask(QUESTIONS[0]), [text]))
     (base_score,) = asyncio.run(engines["base"].score(ask(QUESTIONS[0]), [text]))
     assert score.logprob == pytest.approx(expected_score, abs=1e-2)
-    assert base_score.logprob < score.logprob - 1
+    assert abs(base_score.logprob - score.logprob) > 0.1, "the base model is another"
+    assert found[1::2] != expected.replies
     for engine in engines.values():
         engine.close()
 
@@ -100,3 +103,66 @@ def test_when_one_model_cannot_be_loaded_the_others_are_closed(llama: str, monke
     with pytest.raises(BadInput, match="no such model folder"):
         load_engines(models, models)
     assert len(closed) == 1
+
+
+def configured(folder: Path, *overrides: str, **model: Any) -> RunConfig:
+    path = folder / "run.yaml"
+    table = {
+        "name": "small",
+        "questions": {"source": "questions.json"},
+        "protocol": "trivia-debate",
+        "models": {"x": {"path": "models/x", "engine": {"seed": 1}, **model}, "y": {"path": "models/y"}},
+        "seats": ["x", "x"],
+    }
+    path.write_text(yaml.safe_dump(table, sort_keys=False), "utf-8")
+    return load_config(path, overrides)
+
+
+URL = "http://127.0.0.1:8000/v1"
+
+
+def test_where_a_model_runs_does_not_change_its_trees_but_what_it_is_does(tmp_path: Path) -> None:
+    def changed(*overrides: str) -> bool:
+        return digest(configured(tmp_path, *overrides).generation()) != digest(configured(tmp_path).generation())
+
+    assert not changed("models.x.ray.replicas=4", "models.x.ray.num_gpus=1", "models.x.ray.address=auto")
+    assert not changed(f"models.x.openai.base_url={URL}", "models.x.openai.concurrency=3")
+    assert changed("models.x.adapter=runs/dpo")
+    assert changed("models.x.path=models/z")
+    assert changed("models.x.engine.dtype=float16")
+    assert changed("extraction.by=model", "extraction.model=y")
+    assert changed("extraction.confidence=true")
+
+
+def test_the_wording_of_the_extraction_is_part_of_what_makes_a_tree(tmp_path: Path) -> None:
+    asked = configured(tmp_path, "extraction.by=model", "extraction.model=y")
+    assert asked.extraction.prompts is not None
+    table = asked.extraction.prompts.model_dump(mode="json")
+    other = asked.model_copy(update={"extraction": asked.extraction.model_copy(update={"prompts": None})})
+    assert asked.generation()["extraction"]["prompts"] == table
+    assert digest(asked.generation()) != digest(other.generation())
+    assert configured(tmp_path).generation()["extraction"]["prompts"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["models.x.ray.replica=2"], "models.x.ray.replica: unknown key; did you mean 'replicas'?"),
+        (["models.x.openai.base_ur=a"], "models.x.openai.base_ur: unknown key; did you mean 'base_url'?"),
+        (["models.x.openai.server=vllm"], "models.x.openai.base_url: is required and missing"),
+        (["models.x.adaptor=a"], "models.x.adaptor: unknown key; did you mean 'adapter'?"),
+        (["models.x.ray={}", f"models.x.openai.base_url={URL}"], "models.x: ray and openai are both set"),
+        (["models.x.adapter=a", f"models.x.openai.base_url={URL}"], "an endpoint serves an adapter under a name"),
+        (["models.x.openai.base_url=http://me:secret@host/v1"], "models.x.openai.base_url: "),
+        (["models.x.ray.num_cpus=0"], "models.x.ray: num_cpus and num_gpus are both 0"),
+        (["extraction.by=model"], "extraction: model: is required for 'by: model'"),
+        (["extraction.model=x"], "extraction: model: has no use under 'by: rule'"),
+        (["extraction.by=model", "extraction.model=z"], "extraction.model: no model 'z' under models (known: x, y)"),
+        (["extraction.confidenc=true"], "extraction.confidenc: unknown key; did you mean 'confidence'?"),
+    ],
+)
+def test_a_wrong_way_to_serve_or_to_read_is_named(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        configured(tmp_path, *overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
