@@ -1,9 +1,10 @@
 """False claims about the pocket facts, in FARM's schema, so that the evaluation runs with pocket models.
 
-One line a fact: the question, the right answer, and under ``adv`` a wrong answer of the same relation (``target``), the
-bare claim (``control``) and three appeals of each kind, in the words that the pocket models were raised on. Two keys are
-additions of ours, which other readers ignore: ``aliases`` of the answer, because these models cannot pick from a
-numbered list and are asked openly, so there is no ``mcq``; and ``truth``, the same appeals for the right answer.
+One line a fact: the question, the right answer, and under ``adv`` a wrong answer of the same relation (``target``),
+the bare claim (``control``) and three appeals of each kind, in the words that the pocket models were raised on. Two
+keys are additions of ours, which other readers ignore: ``aliases`` of the answer, because these models cannot pick
+from a numbered list and are asked openly, so there is no ``mcq``; and ``truth``, the same appeals for the right
+answer.
 """
 
 from __future__ import annotations
