@@ -336,7 +336,7 @@ class SlurmConfig(SlurmResources):
     """How many of them run at once at most."""
     grace: Annotated[int, Field(ge=1)] = 120
     """Seconds before the time limit at which generation is told to stop, and then requeued."""
-    max_restarts: Annotated[int, Field(ge=0)] = 50
+    max_restarts: Annotated[int, Field(ge=0)] = 20
     """How often a job requeues itself; a job whose time limit is too short for any work would do so for ever."""
     setup: tuple[Annotated[str, Field(pattern=r"^[^\r\n]+$")], ...] = ()
     """Shell lines, one each, that prepare a job's environment, such as ``module load cuda``. These, and nothing else of

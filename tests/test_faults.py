@@ -12,13 +12,13 @@ from pathlib import Path
 
 import orjson
 import pytest
-from scripted_run import count_lines, launch, write_run
 
 from pbt.config import load_config
 from pbt.debate.tree import DebateTree
 from pbt.provenance import provenance
 from pbt.store import Shard, TreeStore, read_trees
 from pbt.trees import validate
+from scripted_run import count_lines, launch, write_run
 
 SCRIPT = Path(__file__).parent / "scripted_run.py"
 QUESTIONS = 600

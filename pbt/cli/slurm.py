@@ -104,6 +104,14 @@ def slurm_scripts(
         out.print(str(folder / name), highlight=False, soft_wrap=True)
 
 
+@app.command("ray-address", hidden=True)
+def slurm_ray_address() -> None:
+    """Print the address by which the nodes of a Ray cluster would reach this one."""
+    from pbt.cluster.ray import own_address
+
+    print(own_address())
+
+
 @app.command("await-ray", hidden=True)
 def slurm_await_ray(
     nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")],

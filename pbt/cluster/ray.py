@@ -1,4 +1,4 @@
-"""Ray over the nodes of a job: waiting until all of them have joined."""
+"""Ray over the nodes of a job: where its head is, and waiting until all nodes have joined it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from pbt.errors import BadInput
 
 EVERY = 1.0
 """Seconds between two looks."""
+
+
+def own_address() -> str:
+    """The address of this machine that Ray itself would take: SLURM's name for it need not lead here from elsewhere."""
+    return str(ray.util.get_node_ip_address())
 
 
 def await_nodes(nodes: int, seconds: float) -> None:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -27,6 +24,7 @@ from pbt.provenance import write_atomic
 logger = logging.getLogger(__name__)
 
 ATTEMPT_FILE = "attempt.json"
+LOCK = "lock"
 WHOLE = "whole"
 """The mark of a checkpoint that was written to its end."""
 
@@ -70,40 +68,36 @@ def find_attempt(out: Path, covers: dict[str, Any], max_steps: int) -> Attempt:
     return Attempt(folder, earlier[-1] if earlier else None)
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold the place of a result while it is trained. Raises BadInput when another process trains it.
+def begin(attempt: Attempt, covers: dict[str, Any]) -> IO[bytes]:
+    """Make the folder, or clear it of what a kill left half-written; for when all input is known to be good.
 
-    Workers may outlive the command that launched them.
+    Returns the folder's lock, held until it is closed. Raises BadInput when another process holds it: the workers of a
+    training may outlive the command that launched them.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = out.with_name(f".{out.name}.lock")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+    folder = attempt.folder
+    left_over = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / LOCK).open("ab")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
-        raise BadInput(f"{out}: another process is training it; wait for it, or end it first") from None
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def begin(attempt: Attempt, covers: dict[str, Any]) -> None:
-    """Make the folder, or clear it of what a kill left half-written; for when all input is known to be good."""
+        lock.close()
+        raise BadInput(f"{folder}: another process is training there; wait for it, or end it first") from None
     if attempt.checkpoint is None:
-        if attempt.folder.exists():
-            logger.warning("%s: removing what a training left that ended before its first checkpoint", attempt.folder)
-            shutil.rmtree(attempt.folder)
-        attempt.folder.mkdir(parents=True)
-        write_atomic(attempt.folder / ATTEMPT_FILE, orjson.dumps(covers, option=orjson.OPT_INDENT_2) + b"\n")
-        return
+        if left_over:
+            logger.warning("%s: removing what a training left that ended before its first checkpoint", folder)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        write_atomic(folder / ATTEMPT_FILE, orjson.dumps(covers, option=orjson.OPT_INDENT_2) + b"\n")
+        return lock
     for path in attempt.checkpoint.parent.glob("checkpoint-*"):
         if _step(path) > _step(attempt.checkpoint) or not (path / WHOLE).is_file():
             shutil.rmtree(path)
     logger.info("going on from %s", attempt.checkpoint)
+    return lock
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:

@@ -16,7 +16,6 @@ import peft
 import pyarrow.parquet as pq
 import torch
 import yaml
-from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pbt.config import Regime, RunConfig, TrainConfig
@@ -188,7 +187,7 @@ def read_shape(model: str) -> PretrainedConfig:
 
 def count(shape: PretrainedConfig, train: TrainConfig) -> Counts:
     """Count the numbers of a model, and of its adapter. Needs no memory for them."""
-    with init_empty_weights():
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     whole = model.num_parameters()
     head = model.get_output_embeddings()
@@ -198,7 +197,7 @@ def count(shape: PretrainedConfig, train: TrainConfig) -> Counts:
     layer = sum(weight.numel() for weight in model.base_model.layers[0].parameters())
     trained = whole
     if (lora := lora_config(train.lora)) is not None:
-        with init_empty_weights():
+        with torch.device("meta"):
             trained = peft.get_peft_model(model, lora).num_parameters(only_trainable=True)
     return Counts(whole, linear, trained, layer)
 

@@ -13,10 +13,10 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -27,7 +27,7 @@ from pbt.config import Regime, RunConfig, TrainConfig
 from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, provenance, read_run, write_run
 from pbt.training.arguments import CHECKPOINTS, Arguments, Stage, trainer_arguments
-from pbt.training.attempt import ATTEMPT_FILE, Attempt, begin, find_attempt, refuse_existing, whole_checkpoints
+from pbt.training.attempt import ATTEMPT_FILE, LOCK, Attempt, begin, find_attempt, refuse_existing, whole_checkpoints
 from pbt.training.balanced import Item, MeasureBalanced, read_items
 from pbt.training.callbacks import watch
 from pbt.training.card import write_card
@@ -71,6 +71,8 @@ class Ready(NamedTuple):
     items: list[Item]
     """What balanced accuracy is taken from; empty when it is not asked for."""
     attempt: Attempt
+    lock: IO[bytes] | None
+    """Of the attempt's folder; held by the main process."""
     data: dict[str, Any]
     """For the record: where the pairs come from, and their digest."""
 
@@ -101,28 +103,20 @@ def prepare(job: Job, sides: Sequence[str], view: Callable[[Dataset], Dataset]) 
     if job.train.balanced is not None:
         path = split_path(job.prefs, job.regime, "valid")
         items = read_items(pairs.valid, path, job.train.balanced.items, job.config.seed)
-    data = {"prefs": str(job.prefs), "digest": pairs.digest}
+    data: dict[str, Any] = {"prefs": str(job.prefs), "digest": pairs.digest}
     covers = _covers(job, data["digest"], args.world_size)
     attempt = find_attempt(job.out, covers, args.max_steps)
     model = load_model(job.start, job.train, job.stage)
+    lock = None
     with args.main_process_first(local=False):
         if args.process_index == 0:
-            begin(attempt, covers)
+            lock = begin(attempt, covers)
     splits = {"train": pairs.train, "valid": pairs.valid}
     # On disk, so that what TRL works out from the rows (their tokens, the reference's log-probabilities) is kept beside
     # them: for all processes, and for a training that goes on.
     stored = {name: _stored(view(rows), attempt.folder / DATA / name, args) for name, rows in splits.items() if rows}
-    return Ready(
-        job,
-        args,
-        tokenizer,
-        model,
-        stored["train"],
-        stored.get("valid"),
-        items,
-        attempt,
-        {**data, "pairs": len(pairs.train)},
-    )
+    data["pairs"] = len(pairs.train)
+    return Ready(job, args, tokenizer, model, stored["train"], stored.get("valid"), items, attempt, lock, data)
 
 
 def train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
@@ -130,6 +124,11 @@ def train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
 
     Raises BadInput, and keeps the checkpoints, when the loss did not stay finite or the disk is full.
     """
+    with ready.lock or nullcontext():
+        return _train_and_save(trainer, ready)
+
+
+def _train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
     job, folder = ready.job, ready.attempt.folder
     watch(trainer, job.stage, folder)
     if job.train.balanced is not None:
@@ -237,6 +236,7 @@ def _finish(trainer: Trainer, ready: Ready, metrics: dict[str, float]) -> None:
     write_run(folder, {**provenance(job.config, job.stage), **record})
     write_card(folder)
     (folder / ATTEMPT_FILE).unlink()
+    (folder / LOCK).unlink()
     shutil.rmtree(folder / DATA)
     asked_for = {"save_strategy", "save_steps"} & job.train.trainer.keys()
     if not asked_for or not any(folder.glob(f"{CHECKPOINTS}/checkpoint-*")):

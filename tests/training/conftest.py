@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [message["content"] for row in PAIRS for key in ("prompt", "chosen", "rejected") for message in row[key]]
     tokenizer = build_tokenizer("llama", texts, 400)
     torch.manual_seed(0)
-    model = build_model("llama", tokenizer, Size(width=32, layers=2, head=16, feed_forward=64, vocab=400))
+    model = build_model("llama", tokenizer, Size(width=64, layers=2, head=32, feed_forward=64, vocab=400))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

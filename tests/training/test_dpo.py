@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pbt.config import RunConfig
 from pbt.errors import BadInput
 from pbt.training.dpo import train_dpo
+from pbt.training.publish import merge_model
+from pbt.training.sft import train_sft
 
 LORA = {"lora": {"r": 4, "alpha": 8, "dropout": 0.0}}
 
@@ -37,10 +39,12 @@ def chosen_log_probability(rows: list[dict[str, Any]]) -> LogProbability:
     return work_out
 
 
+@pytest.mark.parametrize("beforehand", [True, False], ids=["precomputed", "at each step"])
 @pytest.mark.parametrize(("method", "rate"), [({}, 0.003), (LORA, 0.03)], ids=["full", "lora"])
 def test_policy_and_reference_both_start_as_the_sft_model(
     method: dict[str, Any],
     rate: float,
+    beforehand: bool,
     write_config: Callable[..., RunConfig],
     base: Path,
     sft_model: Path,
@@ -48,7 +52,7 @@ def test_policy_and_reference_both_start_as_the_sft_model(
     tmp_path: Path,
     chosen_log_probability: LogProbability,
 ) -> None:
-    trainer = {"learning_rate": rate, "max_steps": 8}
+    trainer = {"learning_rate": rate, "max_steps": 8, "precompute_ref_log_probs": beforehand}
     out = tmp_path / "dpo-balanced"
     result = train_dpo(write_config(dpo={**method, "trainer": trainer}), "balanced", prefs, out, sft_model)
     first, *_, last = [
@@ -67,6 +71,66 @@ def test_policy_and_reference_both_start_as_the_sft_model(
     # What was saved is the trained policy, the adapter merged in.
     assert abs(chosen_log_probability(out) - first["logps/chosen"]) > 0.1
     assert (out / "adapter" / "adapter_model.safetensors").is_file() == bool(method)
+
+
+def test_an_adapter_alone_is_trained_further_and_its_first_state_is_the_reference(
+    write_config: Callable[..., RunConfig],
+    base: Path,
+    prefs: Path,
+    tmp_path: Path,
+    chosen_log_probability: LogProbability,
+) -> None:
+    lora = {"lora": {**LORA["lora"], "merge": False}}
+    config = write_config(sft=lora, dpo={**lora, "trainer": {"max_steps": 3}})
+    sft = train_sft(config, "balanced", prefs, tmp_path / "sft-balanced").folder
+    assert not (sft / "model.safetensors").exists()
+    out = train_dpo(config, "balanced", prefs, tmp_path / "dpo-balanced", sft).folder
+    first = json.loads((out / "trainer_state.json").read_text())["log_history"][0]
+    assert first["rewards/chosen"] == pytest.approx(0, abs=1e-5)
+    merged = merge_model(sft, tmp_path / "merged")
+    assert first["logps/chosen"] == pytest.approx(chosen_log_probability(merged), abs=1e-3)
+    assert abs(first["logps/chosen"] - chosen_log_probability(base)) > 1
+    assert sorted(path.name for path in (out / "adapter").glob("*.safetensors")) == ["adapter_model.safetensors"]
+    assert not (out / "adapter" / "ref").exists()
+    settings = json.loads((out / "adapter/adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(base), "one adapter on the base model, not one on another"
+
+    with pytest.raises(BadInput, match=r"dpo\.lora: r 2, alpha 8, but the adapter of .* has r 4, alpha 8"):
+        train_dpo(write_config(dpo={"lora": {"r": 2, "alpha": 8}}), "balanced", prefs, tmp_path / "other", sft)
+    with pytest.raises(BadInput, match=r"holds an adapter alone; set dpo\.lora, or run 'pbt models merge'"):
+        train_dpo(write_config(), "balanced", prefs, tmp_path / "other", sft)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"trainer": {"loss_type": "ipo"}},
+        {"trainer": {"loss_type": "robust", "label_smoothing": 0.1}},
+        {"trainer": {"loss_type": "sigmoid_norm"}},
+        {"trainer": {"loss_type": ["hinge", "sft"], "loss_weights": [1.0, 0.1]}},
+        {"trainer": {"precompute_ref_log_probs": False}},
+        {"method": "kto"},
+        {"method": "kto", "lora": {"r": 4, "alpha": 8}},
+    ],
+    ids=lambda variant: " ".join(map(str, variant.values())),
+)
+def test_variants_by_configuration_alone_raise_the_chosen_over_the_rejected(
+    variant: dict[str, Any], write_config: Callable[..., RunConfig], sft_model: Path, prefs: Path, tmp_path: Path
+) -> None:
+    section = {**variant, "trainer": {"max_steps": 10, "learning_rate": 0.003, **variant.get("trainer", {})}}
+    out = train_dpo(write_config(dpo=section), "balanced", prefs, tmp_path / "dpo", sft_model).folder
+    reports = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    margins = [report["rewards/margins"] for report in reports if "rewards/margins" in report]
+    assert margins[0] == pytest.approx(0, abs=1e-5), "policy and reference start as one model"
+    assert margins[-1] > 0.01
+
+
+def test_options_that_do_not_go_together_are_named(
+    write_config: Callable[..., RunConfig], sft_model: Path, prefs: Path, tmp_path: Path
+) -> None:
+    section = {"method": "kto", "trainer": {"train_sampling_strategy": "random"}}
+    with pytest.raises(BadInput, match=r"dpo\.trainer: .*requires `train_sampling_strategy='sequential'`"):
+        train_dpo(write_config(dpo=section), "balanced", prefs, tmp_path / "dpo", sft_model)
 
 
 def test_without_from_sft_the_base_model_is_both(

@@ -1,5 +1,6 @@
 """Bad input to a training stage: one line with the place, what was found there, and the fix, before any step."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -8,14 +9,17 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from pbt.config import RunConfig
 from pbt.errors import BadInput
 from pbt.training.data import sample_pairs
-from pbt.training.sft import train_sft
+from pbt.training.model import load_tokenizer
+from pbt.training.sft import prepare_sft, train_sft
 
 Refusal = Callable[..., str]
+LONG = [{"role": "assistant", "content": "No, I stay with Paris. " * 100}]
 
 
 @pytest.fixture
@@ -53,6 +57,7 @@ def set_template(folder: Path, template: str) -> None:
         ({"eval_strategy": "sometimes"}, "sft.trainer: sometimes is not a valid IntervalStrategy"),
         ({"model_init_kwargs": {}}, "sft.trainer.model_init_kwargs: how the model is loaded stands under sft.load"),
         ({"trust_remote_code": True}, "sft.trainer.trust_remote_code: code that comes with a model is never run"),
+        ({"output_dir": "here"}, "sft.trainer.output_dir: results go to --out"),
     ],
 )
 def test_trainer_table(table: dict[str, Any], message: str, refusal: Refusal) -> None:
@@ -75,7 +80,44 @@ def test_model_folder(copied: Path, refusal: Refusal, tmp_path: Path) -> None:
 
 def test_chat_template_missing(copied: Path, refusal: Refusal) -> None:
     (copied / "chat_template.jinja").unlink()
-    assert "has no chat template; put one into chat_template.jinja" in refusal(copied)
+    assert "has no chat template; name a Jinja file that holds one: --set sft.chat_template=FILE" in refusal(copied)
+    assert "sft.chat_template: nowhere.jinja cannot be read" in refusal(copied, chat_template="nowhere.jinja")
+
+
+def test_a_chat_template_of_the_configuration_goes_into_the_result(
+    copied: Path, base: Path, prefs: Path, write_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    (copied / "chat_template.jinja").unlink()
+    section = {"chat_template": str(base / "chat_template.jinja"), "trainer": {"max_steps": 1}}
+    out = train_sft(write_config(copied, sft=section), "balanced", prefs, tmp_path / "sft").folder
+    assert (out / "chat_template.jinja").read_text() == (base / "chat_template.jinja").read_text()
+
+
+@pytest.mark.parametrize(("bos", "count"), [("bos_token + bos_token", 2), ("''", 0)])
+def test_chat_template_with_two_bos_tokens_or_none(bos: str, count: int, copied: Path, refusal: Refusal) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{- bos_token }}", "{{- " + bos + " }}")
+    tokenizer.save_pretrained(copied)
+    assert f"renders a dialogue with {count} BOS tokens '<|begin|>' instead of one" in refusal(copied)
+
+
+def test_pad_token(copied: Path, refusal: Refusal) -> None:
+    assert "sft.pad_token: '<none>' is not in the vocabulary" in refusal(copied, pad_token="<none>")
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    words = json.loads((copied / "tokenizer.json").read_text().replace("<|pad|>", "<|rare|>"))
+    (copied / "tokenizer.json").write_text(json.dumps(words))
+    for pad, told in (("<|end|>", "pads with its EOS token"), (None, "has no pad token")):
+        (copied / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": pad}))
+        assert f"{told}; name a token to pad with: --set sft.pad_token=TOKEN" in refusal(copied)
+
+
+def test_a_spare_token_pads_where_the_tokenizer_has_none(copied: Path, write_config: Callable[..., RunConfig]) -> None:
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": None}))
+    assert load_tokenizer(str(copied), write_config(copied).sft, "sft").pad_token == "<|pad|>"
 
 
 def test_chat_template_that_changes_the_prompt_once_a_reply_follows(copied: Path, refusal: Refusal) -> None:
@@ -123,10 +165,45 @@ def test_pairs_too_long(
     assert "train.parquet: 8 of 8 pairs are longer than the trainer's max_length, 16 tokens" in refusal(
         trainer={"max_length": 16}
     )
-    long = {**rows[0], "chosen": [{"role": "assistant", "content": "No, I stay with Paris. " * 100}]}
+    long = {**rows[0], "chosen": LONG}
     write_pairs(tmp_path / "prefs/data/balanced/train.parquet", [long, rows[1]])
     assert "1 of 2 pairs are longer than the tokenizer's model_max_length, 512 tokens" in refusal(
         prefs=tmp_path / "prefs"
+    )
+
+
+def test_pairs_too_long_are_dropped_and_counted_if_so_asked_and_the_codes_stay_even(
+    write_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    write_pairs: Callable[[Path, list[dict[str, Any]]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spoilt = [{**row, "chosen": LONG} if place in (0, 2) else row for place, row in enumerate(rows)]
+    write_pairs(tmp_path / "prefs/data/balanced/train.parquet", spoilt)
+    write_pairs(tmp_path / "prefs/data/balanced/valid.parquet", rows[:2])
+    config = write_config(sft={"too_long": "drop", "trainer": {"max_steps": 1}})
+    ready = prepare_sft(config, "balanced", tmp_path / "prefs", tmp_path / "sft")
+    assert "2 of 8 pairs dropped, longer than the tokenizer's model_max_length, 512 tokens" in caplog.text
+    said = sorted(row["completion"][0]["content"] for row in ready.train)
+    assert len(said) == 4 and sum("I was wrong" in text for text in said) == 2
+
+
+def test_codes_that_are_not_those_of_the_regime(
+    refusal: Refusal,
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    write_pairs: Callable[[Path, list[dict[str, Any]]], None],
+) -> None:
+    write_pairs(tmp_path / "prefs/data/balanced/train.parquet", rows[:3])
+    assert "1 accept and 2 resist pairs, but the balanced regime is as many of each" in refusal(
+        prefs=tmp_path / "prefs"
+    )
+    write_pairs(tmp_path / "prefs/data/balanced/train.parquet", rows[::2])
+    assert "0 accept and 4 resist pairs" in refusal(prefs=tmp_path / "prefs")
+    write_pairs(tmp_path / "prefs/data/accept/train.parquet", rows[:4])
+    assert "holds 2 accept, 2 resist, but the accept regime is accept pairs alone" in refusal(
+        prefs=tmp_path / "prefs", regime="accept"
     )
 
 
