@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from pbt.cluster import slurm
@@ -47,9 +48,12 @@ class TaskStatus:
         counts = ["" if each is None else str(each) for each in (self.done, self.owed, self.failed)]
         state = f"{self.state} ({self.detail})" if self.detail else self.state
         pace = "" if self.turns_per_second is None else str(self.turns_per_second)
-        return [self.stage, self.task, state, *counts, pace, str(self.restarts), self.job or "", self.last_line or ""]
+        said = shorten(self.last_line or "", WIDEST, placeholder=" ...")
+        return [self.stage, self.task, state, *counts, pace, str(self.restarts), self.job or "", said]
 
 
+WIDEST = 100
+"""Characters of a log's line that are shown; JSON has all of it."""
 HEADER = ["stage", "task", "state", "done", "owed", "failed", "turns/s", "restarts", "job", "last line of its log"]
 
 

@@ -54,16 +54,16 @@ class BalancedAccuracy(NamedTuple):
     """The mean of the two."""
 
 
-def read_items(rows: Dataset | None, path: Path, limit: int | None, seed: int) -> list[Item]:
+def read_items(rows: Dataset, path: Path, limit: int | None, seed: int) -> list[Item]:
     """The distinct contexts of a split; at most ``limit`` of each direction, as a seeded sample.
 
     ``path`` is where the rows come from. Raises BadInput when the answers are missing or a direction has no item.
     """
-    missing = [name for name in Item._fields[2:] if rows is not None and name not in rows.column_names]
+    missing = [name for name in Item._fields[2:] if name not in rows.column_names]
     if missing:
         raise BadInput(f"{path}: no column {', '.join(missing)}, which balanced accuracy needs; build the pairs again")
     found: dict[tuple[bytes, Direction], Item] = {}
-    for row in rows if rows is not None else ():
+    for row in rows:
         answers = (row["own_answer"], row["partner_answer"], tuple(row["aliases"]))
         item = Item(tuple(row["prompt"]), _DIRECTION[row["code"]], *answers)
         found.setdefault((orjson.dumps(item.prompt), item.direction), item)

@@ -28,7 +28,6 @@ from pbt.training.model import tokenize
 logger = logging.getLogger(__name__)
 
 _MESSAGES = ("prompt", "chosen", "rejected")
-_ANSWERS = ("own_answer", "partner_answer", "aliases")
 
 
 class Pairs(NamedTuple):
@@ -37,7 +36,7 @@ class Pairs(NamedTuple):
     train: Dataset
     """``prompt``, ``chosen``, ``rejected``, ``code``."""
     valid: Dataset | None
-    """The same columns, and the answers if the file holds them; ``None`` when that split is empty."""
+    """The same columns; ``None`` when that split is empty."""
     digest: str
     """The first 16 hex digits of the SHA-256 of all their messages."""
 
@@ -175,8 +174,7 @@ def _fitting(
     if kept:
         longest = max(lengths[place] for place in kept)
         logger.info("%s: %d of %d pairs fit; the longest has %d tokens", path, len(kept), len(rows), longest)
-    columns = [*_MESSAGES, "code", *(name for name in _ANSWERS if name in rows.column_names)]
-    return rows.select_columns(columns).select(kept)
+    return rows.select_columns([*_MESSAGES, "code"]).select(kept)
 
 
 def _told(rows: Dataset) -> str:

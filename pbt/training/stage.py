@@ -31,7 +31,7 @@ from pbt.training.attempt import ATTEMPT_FILE, LOCK, Attempt, begin, find_attemp
 from pbt.training.balanced import Item, MeasureBalanced, read_items
 from pbt.training.callbacks import watch
 from pbt.training.card import write_card
-from pbt.training.data import load_pairs, split_path
+from pbt.training.data import load_pairs, read_split, split_path
 from pbt.training.mask import show_example
 from pbt.training.model import ADAPTER, default_dtype, load_model, load_tokenizer, save_merged
 
@@ -102,7 +102,8 @@ def prepare(job: Job, sides: Sequence[str], view: Callable[[Dataset], Dataset]) 
     items: list[Item] = []
     if job.train.balanced is not None:
         path = split_path(job.prefs, job.regime, "valid")
-        items = read_items(pairs.valid, path, job.train.balanced.items, job.config.seed)
+        # From the file as it stands, so that a sample is the same in SFT and DPO, and for all limits of length.
+        items = read_items(read_split(path), path, job.train.balanced.items, job.config.seed)
     data: dict[str, Any] = {"prefs": str(job.prefs), "digest": pairs.digest}
     covers = _covers(job, data["digest"], args.world_size)
     attempt = find_attempt(job.out, covers, args.max_steps)
