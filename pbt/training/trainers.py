@@ -24,7 +24,8 @@ class SeededOrder(Sampler[int]):
     """All places of a data set, shuffled anew in each epoch; with ``lengths``, in batches of like length.
 
     Of like length means: the shuffled places are cut into pools, each pool is sorted and cut into batches, and the
-    batches are shuffled. Pools are a quarter of the data or 50 batches, whichever is less, as in transformers.
+    batches are shuffled. Pools are half of the data or 50 batches, whichever is less, so that batches are never the same
+    in two epochs.
     """
 
     def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None = None) -> None:
@@ -48,7 +49,7 @@ class SeededOrder(Sampler[int]):
         if self.lengths is None:
             return iter(places)
         lengths = self.lengths
-        pool = self.batch * min(max(self.size // (4 * self.batch), 1), 50)
+        pool = self.batch * min(max(self.size // (2 * self.batch), 1), 50)
         pools = [sorted(places[i : i + pool], key=lengths.__getitem__) for i in range(0, self.size, pool)]
         ordered = [place for one in pools for place in one]
         batches = [ordered[i : i + self.batch] for i in range(0, self.size, self.batch)]
