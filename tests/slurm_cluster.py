@@ -67,8 +67,7 @@ def cluster() -> Iterator[Path]:
             log = daemons.enter_context((home / f"{name}.out").open("ab"))
             command = [str(programs[name]), *arguments]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            daemons.callback(process.wait, 30)
-            daemons.callback(process.terminate)
+            daemons.callback(_end, process)
 
         munge = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         with patch.dict(os.environ, SLURM_CONF=str(conf)):
@@ -100,6 +99,15 @@ def until(true: Callable[[], object], what: str, seconds: float, every: float = 
 def ask(*command: str) -> str:
     """What a command of SLURM says; nothing while it cannot."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(10)
+    except subprocess.TimeoutExpired:  # slurmd waits long for a slurmctld that never answered
+        daemon.kill()
+        daemon.wait()
 
 
 def _free_ports(count: int) -> Sequence[int]:

@@ -6,6 +6,7 @@ SLURM's reason when a command is missing or refuses.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,10 @@ LIVE = frozenset(
     )
 )
 """States of a task that runs, or that SLURM will still run."""
+
+
+_PREFIX = re.compile(r"^(\w+: )?((error|fatal): )?")
+"""What SLURM's commands put before what they have to say."""
 
 
 class TaskState(NamedTuple):
@@ -137,8 +142,8 @@ def _run(command: Sequence[str]) -> str:
             "--dry-run"
         ) from None
     if done.returncode:
-        lines = [line.split("error: ")[-1].strip() for line in done.stderr.splitlines() if line.strip()]
-        raise Refused(f"{command[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        said = [_PREFIX.sub("", line).strip() for line in done.stderr.splitlines() if line.strip()]
+        raise Refused(f"{command[0]}: {said[-1] if said else f'exit code {done.returncode}'}")
     return done.stdout
 
 

@@ -80,9 +80,10 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     protocol = shipped_protocol("pocket-debate")
     own = mind(family, seed)
     corpus = Corpus(own, protocol, seed)
-    sample = (
+    # A list: handed a generator, the tokenizer's threads would wait for the interpreter at every text.
+    sample = [
         part.text for _, document in zip(range(60_000), corpus.stream("facts"), strict=False) for part in document
-    )
+    ]
     tokenizer = build_tokenizer(family, sample, plan.size.vocab)
     model = build_model(family, tokenizer, plan.size)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
