@@ -52,7 +52,7 @@ def test_policy_and_reference_both_start_as_the_sft_model(
     tmp_path: Path,
     chosen_log_probability: LogProbability,
 ) -> None:
-    trainer = {"learning_rate": rate, "max_steps": 8, "precompute_ref_log_probs": beforehand}
+    trainer = {"learning_rate": rate, "max_steps": 16, "precompute_ref_log_probs": beforehand}
     out = tmp_path / "dpo-balanced"
     result = train_dpo(write_config(dpo={**method, "trainer": trainer}), "balanced", prefs, out, sft_model)
     first, *_, last = [
