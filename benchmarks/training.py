@@ -7,10 +7,11 @@ Two comparisons, each on the same model, pairs and machine, in turns; prints med
 * `our defaults`: the script has TRL's defaults where pbt has its own (the reference's log-probabilities at each step,
   pairs in random order, padded as they come). At least 1.4 is wanted over 5 epochs, precomputation included.
 
+Trained by LoRA as in the paper's setting, or with --full all weights, where the reference is a smaller part of the work.
 A figure is pairs times epochs over the seconds from the call to the end of training; loading torch is left out of both.
 On a machine that others use as well, --cpu-time counts the processor's seconds instead.
 
-    python benchmarks/training.py [--pairs 256] [--epochs 5] [--batch 16] [--rounds 3] [--cpu-time]
+    python benchmarks/training.py [--pairs 256] [--epochs 5] [--batch 16] [--rounds 3] [--full] [--cpu-time]
 """
 
 import argparse
@@ -34,18 +35,22 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from pbt.config import RunConfig, load_config
+from pbt.config import LoraConfig, RunConfig, load_config
 from pbt.training.arguments import settings
 from pbt.training.data import sample_pairs
 from pbt.training.dpo import train_dpo
+from pbt.training.model import lora_config
 
 
-def minimal(model: str, rows: Dataset, folder: Path, options: dict[str, Any]) -> None:
+def minimal(model: str, rows: Dataset, folder: Path, options: dict[str, Any], lora: LoraConfig | None) -> None:
     """The script: load, train, save."""
     policy = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     # The reference is left to TRL, which loads it once more or works out its part beforehand.
     args = DPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, disable_tqdm=True, **options)
-    trainer = DPOTrainer(policy, args=args, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(model))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    trainer = DPOTrainer(
+        policy, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora_config(lora)
+    )
     trainer.train()
     trainer.save_model()
 
@@ -64,6 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.monotonic
@@ -78,7 +84,9 @@ def main() -> None:
         "gradient_checkpointing": False,
         "max_length": 256,
     }
-    config = load_config(options.config, [f"dpo.pairs={options.pairs}", f"dpo.trainer={table}"])
+    overrides = [f"dpo.pairs={options.pairs}", f"dpo.trainer={table}"]
+    config = load_config(options.config, [*overrides, *([] if options.full else ["dpo.lora={merge: false}"])])
+    lora = config.dpo.lora
     train = pq.read_table(options.prefs / "data/balanced/train.parquet")
     rows = sample_pairs(Dataset(train), options.pairs, config.seed).select_columns(["prompt", "chosen", "rejected"])
     with tempfile.TemporaryDirectory() as empty:
@@ -95,11 +103,11 @@ def main() -> None:
         )
         contests: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
             "same options": (
-                lambda folder: minimal(options.model, rows, folder, same),
+                lambda folder: minimal(options.model, rows, folder, same, lora),
                 lambda folder: ours(grouped, options.model, prefs, folder),
             ),
             "our defaults": (
-                lambda folder: minimal(options.model, rows, folder, plain),
+                lambda folder: minimal(options.model, rows, folder, plain, lora),
                 lambda folder: ours(config, options.model, prefs, folder),
             ),
         }

@@ -76,11 +76,8 @@ def cluster() -> Iterator[Path]:
             start("slurmctld", "-D", "-c")
             for node in ("one", "two"):
                 start("slurmd", "-D", "-N", node)
-            until(
-                lambda: ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * 3,
-                "nodes are idle",
-                60,
-            )
+            nodes = ("sinfo", "--noheader", "--Node", "--format=%T")
+            until(lambda: set(ask(*nodes).split()) == {"idle"}, "all nodes are idle", 60)
             try:
                 yield conf
             finally:

@@ -139,8 +139,11 @@ def test_what_is_under_way_does_not_grow_with_the_questions(tmp_path: Path) -> N
 
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
+# A shell starts what runs in its background with Ctrl-C switched off, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {here!r})
 from test_generate import Latent
 from pbt.config import load_config

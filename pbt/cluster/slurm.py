@@ -128,8 +128,9 @@ def _accounted(jobs: Sequence[str]) -> dict[str, TaskState]:
     except Refused:  # accounting is off, or its database is away: what is on disk has to do
         return {}
     # "CANCELLED by 1000" names the user who did it.
-    rows = [line.split("|") for line in shown.splitlines()]
-    return {task: TaskState(state.split()[0]) for task, state in rows if state}
+    found = {task: TaskState(state.split()[0]) for task, state in (line.split("|") for line in shown.splitlines())}
+    # What is live is in the queue, and the queue is asked too: the accounts may never have heard of an end.
+    return {task: known for task, known in found.items() if known.state not in LIVE}
 
 
 def _run(command: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ def test_a_killed_shard_is_owed_and_resubmitted_and_all_merge_to_what_one_proces
     job = json.loads(submitted.stdout)["submitted"][0]["job"]
 
     shard = grown / "shard-0001-of-0004.jsonl"
-    until(lambda: shard.exists() and shard.read_bytes().count(b"\n") > 1, "the second shard grows", 120)
+    until(lambda: shard.exists() and shard.read_bytes().count(b"\n") > 1, "the second shard grows", 300)
     subprocess.run(["scancel", "--signal=KILL", f"{job}_1"], check=True)
     until(lambda: not in_queue(), "all jobs have ended", 180)
 
@@ -58,7 +58,7 @@ def test_a_killed_shard_is_owed_and_resubmitted_and_all_merge_to_what_one_proces
 
     again = json.loads(pbt("slurm", "resubmit", "runs/sharded", "--json").stdout)["submitted"]
     assert [array["tasks"] for array in again] == [[1]]
-    until(lambda: not in_queue(), "the resubmitted job has ended", 120)
+    until(lambda: not in_queue(), "the resubmitted job has ended", 300)
     tasks = status(pbt, "runs/sharded")
     assert [(task["state"], task["owed"], task["restarts"]) for task in tasks] == [
         ("DONE", 0, 0),
@@ -121,7 +121,7 @@ def test_ray_over_two_nodes_loses_one_and_every_tree_is_grown(pbt: Pbt, data: Pa
     for process in lost:
         os.kill(process, signal.SIGKILL)
     assert trees(grown) < 60
-    until(lambda: not in_queue(), "the job has ended", 120)
+    until(lambda: not in_queue(), "the job has ended", 300)
     (task,) = status(pbt, "runs/ray")
     assert (task["state"], task["done"], task["failed"], task["restarts"]) == ("DONE", 60, 0, 0)
     assert not processes_of("one")

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+import ray
 import yaml
 from click.testing import Result
 from typer.testing import CliRunner
@@ -74,7 +75,7 @@ def test_rules_and_settings_can_be_named_on_the_command_line(folder: Path, run: 
 def test_workers_on_a_ray_cluster_write_the_same_bytes(
     folder: Path, prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ray = pytest.importorskip("ray")
+    ray.shutdown()  # a cluster of this process that other tests have left
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)

@@ -88,8 +88,9 @@ def test_a_plan_that_cannot_fit_is_refused_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_plans_and_builds_its_trainers_on_a_shrunken_model(
-    path: Path, base: Path, prefs: Path, tmp_path: Path
+    path: Path, base: Path, prefs: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(data.parent)  # where the pocket models of configs/pocket.yaml are
     processes = int(next((part[0] for part in path.stem.split("-") if part.endswith("gpu")), "1"))
     whole = load_config(path)
     for stage in ("sft", "dpo"):
