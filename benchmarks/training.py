@@ -7,9 +7,9 @@ Two comparisons, each on the same model, pairs and machine, in turns; prints med
 * `our defaults`: the script has TRL's defaults where pbt has its own (the reference's log-probabilities at each step,
   pairs in random order, padded as they come). At least 1.4 is wanted over 5 epochs, precomputation included.
 
-Trained by LoRA as in the paper's setting, or with --full all weights, where the reference is a smaller part of the work.
-A figure is pairs times epochs over the seconds from the call to the end of training; loading torch is left out of both.
-On a machine that others use as well, --cpu-time counts the processor's seconds instead.
+Trained by LoRA as in the paper's setting, or with --full all weights, where the reference is a smaller part of the
+work. A figure is pairs times epochs over the seconds from the call to the end of training; loading torch is left out
+of both. On a machine that others use as well, --cpu-time counts the processor's seconds instead.
 
     python benchmarks/training.py [--pairs 256] [--epochs 5] [--batch 16] [--rounds 3] [--full] [--cpu-time]
 """

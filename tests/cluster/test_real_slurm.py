@@ -155,6 +155,7 @@ def test_a_chain_whose_first_job_fails_is_resubmitted_whole(pbt: Pbt, data: Path
     again = json.loads(pbt("slurm", "resubmit", "runs/chain", "--json").stdout)["submitted"]
     assert [array["stage"] for array in again] == stages
     pbt("slurm", "cancel", "runs/chain")
+    until(lambda: not in_queue(), "all that was cancelled is gone", 60)
 
 
 def test_what_the_cluster_refuses_is_said_before_anything_is_submitted(pbt: Pbt, data: Path) -> None:
