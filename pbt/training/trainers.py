@@ -24,8 +24,8 @@ class SeededOrder(Sampler[int]):
     """All places of a data set, shuffled anew in each epoch; with ``lengths``, in batches of like length.
 
     Of like length means: the shuffled places are cut into pools, each pool is sorted and cut into batches, and the
-    batches are shuffled. Pools are half of the data or 50 batches, whichever is less, so that batches are never the same
-    in two epochs.
+    batches are shuffled. Pools are half of the data or 50 batches, whichever is less, so that batches are never the
+    same in two epochs.
     """
 
     def __init__(self, size: int, batch: int, seed: int, lengths: Sequence[int] | None = None) -> None:
