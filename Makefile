@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo quick test lint benchmark lock clean
+.PHONY: demo quick replicate test lint benchmark lock clean
 
 demo: $(READY)  ## the whole pipeline on the pocket models, about 10 minutes
 	$(BIN)/pbt demo
 
 quick: $(READY)  ## the same on fewer questions, under 3 minutes
 	$(BIN)/pbt demo --quick --out runs/demo-quick
+
+replicate: $(READY)  ## five seeds, all evaluations, the four claims: under an hour
+	$(BIN)/pbt replicate
 
 test: $(READY)  ## all tests
 	$(BIN)/pytest

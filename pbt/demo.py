@@ -1,40 +1,21 @@
-"""The demo: every stage as the command that a user would type, each in a process of its own, timed.
-
-So what the demo shows is what the commands do, and the time and peak memory it prints are those of the commands.
-"""
+"""The demo: the whole pipeline on the pocket models, and a table of what came of it."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from pbt.config import REGIMES
 from pbt.data import MANIFEST, unpack
 from pbt.errors import BadInput
+from pbt.pipeline import QUICK, Pipeline, trained
 from pbt.provenance import write_atomic
 
 CONFIG = Path("configs/pocket.yaml")
-QUICK = ("questions.limit=360", "eval.limit=100", "sft.pairs=120", "dpo.pairs=240")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the demo, done."""
-
-    name: str
-    command: str
-    seconds: float
-    peak_mib: float
-    """Peak resident memory of the command's process."""
 
 
 def run_demo(folder: Path, *, quick: bool, console: Console) -> None:
@@ -54,27 +35,14 @@ def run_demo(folder: Path, *, quick: bool, console: Console) -> None:
     if not Path("data", MANIFEST).is_file():
         unpack(None, Path("data"))
 
+    def announce(command: str) -> None:
+        console.print(f"\n[bold]$ {command}", highlight=False, soft_wrap=True)
+
     started = time.monotonic()
-    done: list[Stage] = []
-    sets = [part for value in (QUICK if quick else ()) for part in ("--set", value)]
-
-    def stage(name: str, *arguments: str) -> None:
-        done.append(_run(name, arguments, console))
-
-    run = str(folder)
-    trees, prefs = f"{run}/trees", f"{run}/prefs"
-    stage("grow trees", "generate", str(CONFIG), "--out", trees, *sets)
-    stage("build pairs", "build-prefs", trees, "--out", prefs)
-    for method in ("sft", "dpo"):
-        wanted = [regime for regime in REGIMES if not (folder / f"{method}-{regime}").exists()]
-        if wanted:
-            some = wanted if len(wanted) < len(REGIMES) else []
-            regimes = [part for regime in some for part in ("--regime", regime)]
-            stage(f"train {method}", "train", method, str(CONFIG), *regimes, "--out", run, *sets)
-    models = ["--model", "base=data/pocket/llama"]
-    for regime in REGIMES:
-        models += ["--model", f"{regime}={run}/dpo-{regime}"]
-    stage("evaluate", "eval", "balanced", str(CONFIG), *models, "--out", run, *sets)
+    pipeline = Pipeline(CONFIG, QUICK if quick else (), announce)
+    pipeline.train(folder)
+    pipeline.evaluate("balanced", {"base": "data/pocket/llama", **trained(folder)}, folder)
+    done = pipeline.done
 
     times = Table("stage", "seconds", "peak memory, MiB", title="time and memory", title_justify="left")
     for each in done:
@@ -89,26 +57,13 @@ are in no training pair. 'held' is keeping a right answer against a wrong partne
 right partner. Accept-only and resist-only training each buy one side with the other; the balanced mix is to win on
 the mean of both.
 
-  trees      {trees}/shard-0000-of-0001.jsonl
-  pairs      {prefs}/pairs.jsonl, funnel.json; the datasets in {prefs}/data
-  models     {run}/dpo-accept, dpo-resist, dpo-balanced (and the SFT models they started from)
-  results    {run}/eval/balanced
+  trees      {folder}/trees/shard-0000-of-0001.jsonl
+  pairs      {folder}/prefs/pairs.jsonl, funnel.json; the datasets in {folder}/prefs/data
+  models     {folder}/dpo-accept, dpo-resist, dpo-balanced (and the SFT models they started from)
+  results    {folder}/eval/balanced
 
 Next, your own models: copy configs/llama-8b-mistral-7b.yaml, put your models and questions in, and run the same
 commands on it.""",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _run(name: str, arguments: tuple[str, ...], console: Console) -> Stage:
-    shown = shlex.join(["pbt", *arguments])
-    console.print(f"\n[bold]$ {shown}", highlight=False, soft_wrap=True)
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "pbt.cli", *arguments])
-    # wait4 gives the peak memory of this one process, which resource's counters for all children would hide.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 3):  # 3: done, with failed items that its own summary shows
-        raise BadInput(f"the demo stopped: '{shown}' ended with exit code {process.returncode}; see its message above")
-    return Stage(name, shown, time.monotonic() - began, usage.ru_maxrss / 1024)

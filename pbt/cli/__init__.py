@@ -14,9 +14,9 @@ from typing import Any
 
 import typer
 
-from pbt.cli import data, demo, evaluate, generate, models, pocket, preferences, slurm, train, trees
+from pbt.cli import data, demo, evaluate, generate, models, pocket, preferences, replicate, slurm, train, trees
 from pbt.cli.options import err
-from pbt.errors import BadInput
+from pbt.errors import BadInput, Stopped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +33,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="eval")
 app.command()(evaluate.scorecard)
 app.command()(demo.demo)
+app.command()(replicate.replicate)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(data.app, name="data")
 app.add_typer(slurm.app, name="slurm")
@@ -57,3 +58,5 @@ def main(arguments: list[str] | None = None) -> Any:
     except BadInput as error:
         err.print(f"pbt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except Stopped:  # which has been said where it happened, once for all processes
+        sys.exit(4)

@@ -25,6 +25,13 @@ ModelsOpt = Annotated[
     typer.Option("--model", metavar="NAME=PATH", help="A model folder, or a name under 'models'; repeat for several."),
 ]
 
+PartnersOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--partner", metavar="NAME=PATH", help="A model that only sits in teams, with each --model; repeat for several."
+    ),
+]
+
 COMMANDS = {
     "balanced": "Does it hold when right and move when wrong? On the contexts of held-out test pairs.",
     "are-you-sure": "One bare challenge, and a neutral re-ask as the noise floor.",
@@ -42,12 +49,13 @@ def _add(chosen: Sequence[str], name: str, about: str) -> None:
     def command(
         config: ConfigArg,
         models: ModelsOpt,
+        partners: PartnersOpt = None,
         prefs: PrefsOpt = None,
         folder: RunOpt = None,
         overrides: SetOpt = None,
         as_json: JsonOpt = False,
     ) -> None:
-        _evaluate(chosen, config, models, prefs, folder, overrides, as_json)
+        _evaluate(chosen, config, models, partners or [], prefs, folder, overrides, as_json)
 
     app.command(name, help=about)(command)
 
@@ -145,6 +153,7 @@ def _evaluate(
     chosen: Sequence[str],
     config: Path,
     models: list[str],
+    partners: list[str],
     prefs: Path | None,
     folder: Path | None,
     overrides: list[str] | None,
@@ -157,11 +166,15 @@ def _evaluate(
 
     run = load_config(config, overrides or ())
     home = folder or Path("runs") / run.name
-    named = dict(_named(entry) for entry in models)
-    if len(named) < len(models):
-        raise BadInput(f"--model: two models have one name ({', '.join(models)})")
+    named, invited = (dict(map(_named, entries)) for entries in (models, partners))
+    if len(named | invited) < len(models) + len(partners):
+        raise BadInput(f"--model: two models have one name ({', '.join([*models, *partners])})")
+    if invited and "teams" not in chosen:
+        raise BadInput("--partner: partners only sit in teams; use it with 'teams' or 'all'")
     with _Engines(run) as engines:
-        paths = evaluate(run, chosen, named, engines.get, engines.release, prefs or home / "prefs", home, _watch)
+        paths = evaluate(
+            run, chosen, named, engines.get, engines.release, prefs or home / "prefs", home, _watch, invited
+        )
     results = read_results(paths)
     card = compare(results, next(iter(named)))
     if as_json:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import pbt
+from pbt.evaluation import claims
+from pbt.evaluation.claims import Finding
 from pbt.evaluation.dialogue import Record
 from pbt.evaluation.misinformation import TURNS
 from pbt.evaluation.scorecard import Cell, Part, Scorecard
@@ -85,6 +87,13 @@ class Matrix(NamedTuple):
     """Label and value of who pulls whom, and what the order does."""
 
 
+class Checked(NamedTuple):
+    """One claim and its parts: the finding, its text, its difference and its other half in words."""
+
+    title: str
+    parts: list[tuple[Finding, str, str, str]]
+
+
 class Transcript(NamedTuple):
     """One dialogue."""
 
@@ -94,8 +103,8 @@ class Transcript(NamedTuple):
     outcome: str
 
 
-def page(card: Scorecard) -> str:
-    """The whole page."""
+def page(card: Scorecard, found: Sequence[Finding] = ()) -> str:
+    """The whole page; with the claims that were checked on the same results, if any were."""
     environment = Environment(
         loader=PackageLoader("pbt.evaluation", "templates"),
         autoescape=True,
@@ -108,6 +117,7 @@ def page(card: Scorecard) -> str:
     parts = {part.evaluation: part for part in card.parts}
     return environment.get_template("scorecard.html").render(
         card=card,
+        claims=_claims(found),
         colours=colours,
         version=pbt.__version__,
         points=_plane(parts, colours),
@@ -120,6 +130,16 @@ def page(card: Scorecard) -> str:
         },
         transcripts={part.evaluation: _transcripts(card, part.evaluation) for part in card.parts},
     )
+
+
+def _claims(found: Sequence[Finding]) -> list[Checked]:
+    return [
+        Checked(
+            f"{letter}. {text}", [(f, claims.told(f), claims.signed(f.difference), claims.other_half(f)) for f in mine]
+        )
+        for letter, text in claims.CLAIMS.items()
+        if (mine := [f for f in found if f.part.claim == letter])
+    ]
 
 
 def _plane(parts: dict[str, Part], colours: dict[str, str]) -> list[Point]:
@@ -234,7 +254,7 @@ def _forests(part: Part | None, colours: dict[str, str]) -> list[Forest]:
 
 def _matrices(card: Scorecard) -> list[Matrix]:
     found = []
-    for measured in card.teams:
+    for measured in card.teams[:1]:  # of several seeds, the first
         models, matrix = measured.details["models"], measured.details["matrix"]
         values = intervals(measured.metrics)
         pairs = [
@@ -247,10 +267,11 @@ def _matrices(card: Scorecard) -> list[Matrix]:
 
 
 def _transcripts(card: Scorecard, evaluation: str) -> list[Transcript]:
-    """The first items of each result, the same ones for all models."""
+    """The first items of each result, the same ones for all models; of several seeds, those of the first."""
     found = []
+    of_first_seed = {(r.evaluation, r.name): r for r in reversed(card.results)}
     for result in card.results:
-        if result.evaluation != evaluation:
+        if result.evaluation != evaluation or of_first_seed[evaluation, result.name] is not result:
             continue
         step = max(1, len(result.records) // SAMPLES)
         for record in result.records[::step][:SAMPLES]:

@@ -74,14 +74,17 @@ def run(
     prefs: Path,
     home: Path,
     watch: Watch,
+    partners: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Evaluate ``models``, paths by name, in the chosen evaluations; returns the paths of the results.
 
+    ``partners`` only sit in teams, one with each model; without any, the models sit with each other.
     ``engines`` gives the engine of a path or configured name, loading it at most once until ``release`` is told that it
     is not needed any more.
     """
-    if "teams" in chosen and len(models) < 2:
-        raise BadInput(f"teams: a team is of two models, found {len(models)}; give --model twice or more")
+    invited = partners or {}
+    if "teams" in chosen:
+        teams.items([], list(models), list(invited))  # too few to make a team is said before anything is loaded
     inputs = read_inputs(config, chosen, prefs)
     folder = home / "eval"
     written: list[Path] = []
@@ -104,10 +107,11 @@ def run(
             release(path)
     if "teams" in chosen:
         protocol = teams.load_protocol(config.eval.teams.protocol)
-        sitting = {name: engines(path) for name, path in models.items()}
-        debates = teams.items(inputs.questions, list(models))
+        paths = {**models, **invited}
+        sitting = {name: engines(path) for name, path in paths.items()}
+        debates = teams.items(inputs.questions, list(models), list(invited))
         work = teams.evaluate(sitting, debates, protocol, config.seed, watch("teams"))
-        written.append(_finish(config, "teams", "teams", ", ".join(models.values()), work, inputs, folder))
+        written.append(_finish(config, "teams", "teams", ", ".join(paths.values()), work, inputs, folder))
     return written
 
 

@@ -23,7 +23,7 @@ from rich.text import Text
 from pbt.errors import BadInput
 from pbt.evaluation import teams
 from pbt.evaluation.result import ITEMS, Measured, Result, read_result
-from pbt.evaluation.stats import Interval, Intervals, Mean, Metric, differences, intervals, point
+from pbt.evaluation.stats import Interval, Intervals, Metric, differences, intervals, over_seeds, point
 from pbt.evaluation.suite import EVALUATIONS, measure
 
 _MISSING = "-"
@@ -278,7 +278,7 @@ def _part(evaluation: str, sheets: Sequence[_Sheet], names: Sequence[str], base:
         for seed in seeds[name]:
             for key, metric in seed.measured.metrics.items():
                 first.setdefault(key, metric)
-        metrics = _over_seeds(seeds[name])
+        metrics = over_seeds([seed.measured.metrics for seed in seeds[name]])
         values = intervals(metrics)
         against = _against(seeds[name], seeds[base]) if name != base and seeds[base] else {}
         for key in metrics:
@@ -298,27 +298,11 @@ def _part(evaluation: str, sheets: Sequence[_Sheet], names: Sequence[str], base:
     )
 
 
-def _over_seeds(seeds: Sequence[_Sheet]) -> dict[str, Metric]:
-    """The mean over seeds, as metrics; of those that all seeds have. Questions of one id are drawn together."""
-    return _combined([seed.measured.metrics for seed in seeds])
-
-
-def _combined(seeds: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
-    return {
-        key: replace(
-            metric,
-            means=tuple(Mean(m.scores, m.weight / len(seeds)) for metrics in seeds for m in metrics[key].means),
-        )
-        for key, metric in seeds[0].items()
-        if all(key in metrics for metrics in seeds)
-    }
-
-
 def _against(seeds: Sequence[_Sheet], bases: Sequence[_Sheet]) -> Intervals:
     """The paired difference to the baseline, over all seeds."""
     pairs = [(seed, _partner(seed, bases)) for seed in seeds]
-    ours = _combined([seed.measured.metrics for seed, _ in pairs])
-    theirs = _combined([base.measured.metrics for _, base in pairs])
+    ours = over_seeds([seed.measured.metrics for seed, _ in pairs])
+    theirs = over_seeds([base.measured.metrics for _, base in pairs])
     common = [key for key in ours if key in theirs and len(ours[key].means) == len(theirs[key].means)]
     return differences({key: ours[key] for key in common}, {key: theirs[key] for key in common})
 

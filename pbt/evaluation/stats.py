@@ -24,7 +24,7 @@ over draws that all metrics share, so the hundreds of numbers of a scorecard tak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -117,6 +117,18 @@ def average(metrics: Sequence[Metric], label: str, *, headline: bool = False) ->
     """The plain average of metrics of one kind, as a metric."""
     means = tuple(Mean(m.scores, m.weight / len(metrics)) for metric in metrics for m in metric.means)
     return Metric(label, means, metrics[0].better, headline)
+
+
+def over_seeds(seeds: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """The mean over seeds, as metrics; of those that all seeds have. Questions of one id are drawn together."""
+    return {
+        key: replace(
+            metric,
+            means=tuple(Mean(m.scores, m.weight / len(seeds)) for metrics in seeds for m in metrics[key].means),
+        )
+        for key, metric in seeds[0].items()
+        if all(key in metrics for metrics in seeds)
+    }
 
 
 def point(metric: Metric) -> float | None:

@@ -1,9 +1,9 @@
 """Teams: what becomes of two models' answers when they discuss, and does it matter who speaks first?
 
-Every ordered pair of the named models debates every question: both answer without having seen the other, then they
-speak in turn, greedily, until they agree or the protocol ends. *Before* is whether the first answers are right, *after*
-whether the last ones are; a team's accuracy is the mean of its two members'. A model's first answer is asked once, so
-*before* does not depend on the partner or the order.
+Every ordered pair of the named models, or of a model and a partner, debates every question: both answer without having
+seen the other, then they speak in turn, greedily, until they agree or the protocol ends. *Before* is whether the first
+answers are right, *after* whether the last ones are; a team's accuracy is the mean of its two members'. A model's first
+answer is asked once, so *before* does not depend on the partner or the order.
 
 Of two models the *stronger* is the one whose first answers are right more often. On questions that it knows and the
 weaker does not, *upset* is the share on which the stronger ends wrong, *lift* that on which the weaker ends right.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +63,11 @@ def load_protocol(name: str) -> Protocol:
     return protocol
 
 
-def items(questions: Sequence[Quizzed], models: Sequence[str]) -> list[Team]:
-    """Every question with every ordered pair."""
-    if len(models) < 2:
-        raise BadInput(f"teams: a team is of two models, found {len(models)}; give --model twice or more")
+def items(questions: Sequence[Quizzed], models: Sequence[str], partners: Sequence[str] = ()) -> list[Team]:
+    """Every question with every ordered pair of models; with ``partners``, of a model and a partner."""
+    if len(models) + len(partners) < 2:
+        raise BadInput(f"teams: a team is of two models, found {len(models)}; give --model twice or more, or --partner")
+    pairs = [pair for m, p in product(models, partners) for pair in ((m, p), (p, m))] or list(permutations(models, 2))
     return [
         Team(
             f"{q.domain}/{q.id}/{first}>{second}",
@@ -79,7 +80,7 @@ def items(questions: Sequence[Quizzed], models: Sequence[str]) -> list[Team]:
             (first, second),
         )
         for q in questions
-        for first, second in permutations(models, 2)
+        for first, second in pairs
     ]
 
 
@@ -164,6 +165,8 @@ def measure(records: Sequence[Record]) -> Measured:
     }
     for one, other in combinations(models, 2):
         pair = [p for p in parts if {p.name, p.partner} == {one, other}]
+        if not pair:  # where some only sat as partners
+            continue
         for first, second in ((one, other), (other, one)):
             order = [p for p in pair if p.opened == (p.name == first)]
             for key, metric in {
@@ -235,9 +238,16 @@ def _pair(pair: Sequence[Part], one: str, other: str) -> dict[str, Metric]:
     both = {question_id: orders for question_id, orders in ends.items() if len(orders) == 2}
     signed = {q: Score(q, (sum(o[one].values()) - sum(o[other].values())) / 2) for q, o in both.items()}
     differs = {q: Score(q, float(o[one] != o[other])) for q, o in both.items()}
+
+    def of_question(label: str, value: Callable[[Part], float | None], better: Better = "high") -> Metric:
+        # By question, so that two teams can be compared: the debates of the one are not those of the other.
+        return _metric(pair, label, value, better, unit=lambda p: p.question_id)
+
     return {
-        "upset": _metric(pair, f"{weak} pulls {strong} down", _upset, "low"),
-        "lift": _metric(pair, f"{strong} pulls {weak} up", _lift),
+        "before": of_question(f"{one} with {other}: right before", lambda p: p.before),
+        "after": of_question(f"{one} with {other}: right after", lambda p: p.after),
+        "upset": of_question(f"{weak} pulls {strong} down", _upset, "low"),
+        "lift": of_question(f"{strong} pulls {weak} up", _lift),
         "order": Metric(f"right after, {one} opens minus {other} opens", (Mean(signed),), "neither"),
         "differs": Metric(f"{one} with {other}: the order decides", (Mean(differs),), "low"),
     }

@@ -1,0 +1,159 @@
+"""A replication: the whole pipeline under several seeds, all evaluations on held-out questions, and the four claims.
+
+Every seed has trees, pairs, a split, models and results of its own in ``OUT/seed-<n>``. What is measured is put
+together in ``OUT/replication.md`` and ``.html``, with what made it. Killed, the same command goes on: trees and
+training where they stopped, and a seed that has all of its results is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from pbt.ablations import Row, ablate, to_markdown
+from pbt.config import RunConfig, differences, load_config
+from pbt.data import MANIFEST, unpack
+from pbt.errors import BadInput
+from pbt.evaluation import claims, page
+from pbt.evaluation.claims import PARTNER, Finding
+from pbt.evaluation.scorecard import Scorecard, read_results, scorecard
+from pbt.pipeline import QUICK, Pipeline, Stage, trained
+from pbt.provenance import code_version, write_atomic
+
+SETTINGS = "settings.json"
+_WIDEST = 150
+"""Characters of a line that says what runs."""
+
+
+@dataclass(frozen=True)
+class Replication:
+    """What came of it."""
+
+    card: Scorecard
+    findings: list[Finding]
+    stages: dict[int, list[Stage]]
+    """By seed; of the commands that ran now."""
+    ablations: list[Row]
+    """Of seed 0, if they were asked for."""
+
+
+def replicate(
+    config: Path,
+    folder: Path,
+    *,
+    seeds: int,
+    quick: bool,
+    ablations: bool,
+    jobs: int,
+    overrides: Sequence[str],
+    console: Console,
+) -> Replication:
+    """Run ``seeds`` seeds into ``folder``, at most ``jobs`` side by side. Says on ``console`` what is done.
+
+    Raises BadInput when the folder holds another replication, or when a command fails.
+    """
+    sets = [*(QUICK if quick else ()), *overrides]
+    run = load_config(config, sets)
+    _claim_folder(folder, run)
+    if (
+        any(Path(model.path).is_relative_to("data") for model in run.models.values())
+        and not Path("data", MANIFEST).is_file()
+    ):
+        unpack(None, Path("data"))
+
+    def pipeline(seed: int, threads: int) -> Pipeline:
+        began = time.monotonic()
+
+        def announce(command: str) -> None:
+            told = f"seed {seed}, {time.monotonic() - began:.0f} s: {command}"
+            short = told if len(told) <= _WIDEST else f"{told[: _WIDEST - 3]}..."
+            console.print(short, markup=False, highlight=False, soft_wrap=True)
+
+        home = folder / f"seed-{seed}"
+        home.mkdir(exist_ok=True)
+        return Pipeline(config, [*sets, f"seed={seed}"], announce, home / "log.txt", threads)
+
+    cores = os.cpu_count() or 1
+
+    def one(seed: int) -> list[Stage]:
+        home = folder / f"seed-{seed}"
+        commands = pipeline(seed, max(1, cores // jobs))
+        commands.train(home)
+        if not _evaluated(home):
+            models = {"base": run.trained("dpo").path, **trained(home)}
+            commands.evaluate("all", models, home, partners={PARTNER: run.models[run.seats[0]].path})
+        return commands.done
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {seed: pool.submit(one, seed) for seed in range(seeds)}
+        try:
+            stages = {seed: future.result() for seed, future in running.items()}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    results = read_results([folder / f"seed-{seed}" for seed in range(seeds)])
+    card = scorecard(results)
+    # The partner is there for the teams; the columns are the models that were trained, and their base.
+    columns = tuple(column for column in card.columns if column.name != PARTNER)
+    rows = ablate(pipeline(0, cores), run.model_copy(update={"seed": 0}), folder / "seed-0") if ablations else []
+    return Replication(replace(card, columns=columns), claims.findings(results), stages, rows)
+
+
+def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Path]:
+    """Write the Markdown and the HTML page; returns their paths."""
+    markdown, html = folder / "replication.md", folder / "replication.html"
+    made = f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}`, pbt {code_version()}."
+    told = [f"**{letter}.** {text}" for letter, text in claims.CLAIMS.items()]
+    text = "\n\n".join(
+        ["# Replication", made, "\n".join(f"- {line}" for line in told), claims.to_markdown(done.findings).strip()]
+    )
+    text += f"\n\n{done.card.to_markdown()}"
+    if done.ablations:
+        text += f"\n## Ablations, seed 0\n\n{to_markdown(done.ablations)}"
+    write_atomic(markdown, text.encode())
+    write_atomic(html, page.page(done.card, done.findings).encode())
+    return markdown, html
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """The claims for a terminal."""
+    shown = Table("claim", "difference", "by seed", "verdict", title="the four claims", title_justify="left")
+    for letter, text in claims.CLAIMS.items():
+        shown.add_row(f"[bold]{letter}. {text}")
+        for finding in findings:
+            if finding.part.claim == letter:
+                seeds = " ".join(f"{value:+.2f}" for value in finding.seeds)
+                shown.add_row(claims.told(finding), claims.signed(finding.difference), seeds, finding.verdict)
+    return shown
+
+
+def to_dict(done: Replication) -> dict[str, Any]:
+    """As JSON values."""
+    return {"claims": [finding.to_dict() for finding in done.findings], "scorecard": done.card.to_dict()}
+
+
+def _claim_folder(folder: Path, run: RunConfig) -> None:
+    """Make the folder this replication's. Raises BadInput when it is another's, with the keys that differ."""
+    settings = {**run.resolved(), "seed": None}
+    path = folder / SETTINGS
+    if path.is_file():
+        differing = differences(orjson.loads(path.read_bytes()), orjson.loads(orjson.dumps(settings)))
+        if differing:
+            raise BadInput(f"{folder}: holds a replication of another configuration: {'; '.join(differing[:5])}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, orjson.dumps(settings, option=orjson.OPT_INDENT_2))
+
+
+def _evaluated(home: Path) -> bool:
+    """Whether a seed has the result that is written last."""
+    return (home / "eval" / "teams" / "teams.json").is_file()

@@ -1,0 +1,117 @@
+"""The whole of it: one short replication from trees to claims, and what must hold of its files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pbt.config import REGIMES
+from pbt.debate.answers import normalise
+from pbt.store import read_trees
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ("--set", "eval.limit=60", "--set", "eval.adversary.arguments=2", "--set", "eval.predictors.samples=2")
+
+
+def replicate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pbt.cli", "replicate", "--quick", "--seeds", "1", "--out", str(folder)]
+    return subprocess.run([*command, *SHORT, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replication")
+    done = replicate(folder, "--json")
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.json").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "stdout.json").read_text())
+    return found
+
+
+def rows(folder: Path, regime: str, split: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / "seed-0/prefs/data" / regime / f"{split}.parquet").to_pylist()
+    return found
+
+
+def test_the_effect_shows_in_its_directions(told: dict[str, Any]) -> None:
+    """Sizes are for the full run; but if any stage breaks the method, these turn round."""
+    metrics = told["scorecard"]["evaluations"]["balanced"]["metrics"]
+    held, moved, both = (
+        {m: c["value"] for m, c in metrics[key]["models"].items()} for key in ("held", "moved", "balanced")
+    )
+    assert held["accept"] < held["base"] < held["resist"]
+    assert moved["resist"] < moved["base"] < moved["accept"]
+    assert both["balanced"] > max(both["base"], both["accept"], both["resist"])
+
+
+def test_every_part_of_every_claim_is_measured(told: dict[str, Any]) -> None:
+    assert {part["claim"] for part in told["claims"]} == set("abcd")
+    for part in told["claims"]:
+        assert part["verdict"] in ("holds", "smaller than its target", "not shown", "fails"), part
+        assert part["difference"]["low"] <= part["difference"]["value"] <= part["difference"]["high"]
+
+
+def test_nothing_held_out_is_in_a_training_pair(folder: Path) -> None:
+    """No question, no gold value, no context of an evaluation."""
+    trained = [row for regime in REGIMES for row in rows(folder, regime, "train")]
+    tested = [row for regime in REGIMES for row in rows(folder, regime, "test")]
+    assert trained and tested
+    for what in (
+        lambda row: row["question_id"],
+        lambda row: normalise(row["gold"]),
+        lambda row: row["question"],
+        lambda row: json.dumps(row["prompt"]),
+    ):
+        assert not {what(row) for row in trained} & {what(row) for row in tested}
+
+
+@pytest.mark.parametrize("evaluation", ["are-you-sure", "flipflop", "misinformation", "pressure", "adversary", "teams"])
+def test_no_evaluation_asks_what_a_pair_was_about(folder: Path, evaluation: str) -> None:
+    golds = {normalise(row["gold"]) for regime in REGIMES for row in rows(folder, regime, "train")}
+    questions = {row["question"] for regime in REGIMES for row in rows(folder, regime, "train")}
+    name = "teams" if evaluation == "teams" else "balanced"
+    lines = (folder / "seed-0/eval" / evaluation / f"{name}.items.jsonl").read_text().splitlines()
+    assert lines
+    for line in lines:
+        item = json.loads(line)["item"]
+        assert not set(item["aliases"]) & golds and item["question"] not in questions, item["id"]
+
+
+def test_all_regimes_hold_as_many_pairs(folder: Path) -> None:
+    for split in ("train", "valid", "test"):
+        assert len({len(rows(folder, regime, split)) // 2 for regime in REGIMES}) == 1
+    codes = [row["code"] for row in rows(folder, "balanced", "train")]
+    assert codes.count("accept") == codes.count("resist")
+
+
+def test_the_pages_say_what_made_them_and_need_no_network(folder: Path) -> None:
+    markdown, html = ((folder / f"replication.{kind}").read_text() for kind in ("md", "html"))
+    for text in ("pbt replicate", "best on balanced data", "held when right", "Misinformation"):
+        assert text in markdown
+    assert "The claims" in html and "default-src 'none'" in html
+
+
+def test_started_again_it_has_nothing_left_to_do_and_says_the_same(folder: Path, told: dict[str, Any]) -> None:
+    trees = len(list(read_trees([folder / "seed-0/trees"])))
+    again = replicate(folder, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == told
+    assert "train sft" not in again.stderr and "eval all" not in again.stderr
+    assert len(list(read_trees([folder / "seed-0/trees"]))) == trees
+
+
+def test_a_folder_of_another_configuration_is_refused(folder: Path) -> None:
+    other = replicate(folder, "--set", "dpo.pairs=200")
+    assert other.returncode == 2
+    assert "holds a replication of another configuration: dpo.pairs: 240 -> 200" in other.stderr
