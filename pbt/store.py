@@ -66,8 +66,12 @@ class Shard:
 
     def owns(self, question_id: str) -> bool:
         """Whether a question is this shard's: by a hash of its id, never by its place in the file."""
-        value = int.from_bytes(hashlib.blake2b(question_id.encode(), digest_size=8).digest(), "big")
-        return value % self.count == self.index
+        return shard_of(question_id, self.count) == self.index
+
+
+def shard_of(question_id: str, count: int) -> int:
+    """Which of ``count`` shards owns a question."""
+    return int.from_bytes(hashlib.blake2b(question_id.encode(), digest_size=8).digest(), "big") % count
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -125,9 +129,8 @@ class TreeStore:
             raise BadInput(f"{folder}: {error.strerror}; trees need a folder that can be written") from None
 
     def done(self) -> set[str]:
-        """Ids of the questions whose tree stands in any shard of the folder. Raises BadInput for a line that is no
-        tree by its first look; only ``pbt trees validate`` reads every turn."""
-        return {head.question_id for head in _strict(tree_files(self.folder), _parse_head)}
+        """Ids of the questions whose tree stands in any shard of the folder. Raises BadInput as ``read_done`` does."""
+        return read_done(self.folder)
 
     def failed(self) -> set[str]:
         """Ids of the questions that failed in any shard of the folder. A torn last line counts as none."""
@@ -283,6 +286,12 @@ def scan_trees(
                 on_bad(_bad(file, line))
             else:
                 yield StoredTree(line.found, file, line.number, line.data)
+
+
+def read_done(folder: Path) -> set[str]:
+    """Ids of the questions whose tree stands in any file of a folder. Raises BadInput for a line that is no tree by its
+    first look; only ``pbt trees validate`` reads every turn. A torn last line counts as none."""
+    return {head.question_id for head in _strict(tree_files(folder), _parse_head)}
 
 
 def read_failures(folder: Path) -> Iterator[Failure]:

@@ -25,7 +25,7 @@ from pbt.config import REGIMES, RunConfig, SlurmConfig, differences, digest, loa
 from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, read_run, write_atomic
 from pbt.questions import load_questions
-from pbt.store import Shard, read_failures, read_trees, tree_files
+from pbt.store import read_done, read_failures, shard_of
 
 Stage = Literal["generate", "build-prefs", "sft", "dpo", "eval"]
 STAGES: tuple[Stage, ...] = ("generate", "build-prefs", "sft", "dpo", "eval")
@@ -291,15 +291,18 @@ def refuse_other_shards(run: ClusterRun) -> None:
 
 def count_questions(run: ClusterRun) -> list[Count]:
     """Questions done, failed and owed, by shard. Raises BadInput."""
-    questions = [question.id for question in load_questions(run.config.questions, run.config.seed)]
-    done = {tree.question_id for tree in read_trees([run.trees])} if tree_files(run.trees) else set()
-    failed = {failure.question_id for failure in read_failures(run.trees)} - done
-    counts = []
-    for index in range(run.shards):
-        shard = Shard(index, run.shards)
-        mine = [question for question in questions if shard.owns(question)]
-        grown, lost = len(done.intersection(mine)), len(failed.intersection(mine))
-        counts.append(Count(grown, lost, len(mine) - grown - lost))
+    done = read_done(run.trees)
+    failed = {failure.question_id for failure in read_failures(run.trees)}
+    counts = [Count(0, 0, 0)] * run.shards
+    for question in load_questions(run.config.questions, run.config.seed):
+        shard = shard_of(question.id, run.shards)
+        grown, lost, owed = counts[shard]
+        if question.id in done:
+            counts[shard] = Count(grown + 1, lost, owed)
+        elif question.id in failed:
+            counts[shard] = Count(grown, lost + 1, owed)
+        else:
+            counts[shard] = Count(grown, lost, owed + 1)
     return counts
 
 

@@ -27,7 +27,7 @@ _SECTION: dict[Stage, Any] = {
 """Under which key of ``slurm`` a stage's own resources stand: the name of its section of the configuration."""
 _REGIMES = f"regimes=({' '.join(REGIMES)})"
 _OPTION = {"cpus": "cpus-per-task", "gpus": "gpus-per-node"}
-_RESUMABLE: tuple[Stage, ...] = ("generate",)
+_RESUMABLE: tuple[Stage, ...] = ("generate", *REGIME_STAGES)
 """Stages that stop when they are told to, with exit code 4, and go on when they are started again."""
 
 
@@ -185,5 +185,8 @@ def _arguments(run: ClusterRun, stage: Stage, first: int) -> str:
         models |= {regime: str(run.model("dpo", regime)) for regime in REGIMES}
         named = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
         return shlex.join(["eval", run.slurm.evaluation, config, *named, "--prefs", str(run.prefs), "--out", out])
-    words = ["train", stage, config, "--prefs", str(run.prefs), "--out", out, "--regime"]
-    return shlex.join(words) + ' "${regimes[SLURM_ARRAY_TASK_ID]}"'
+    words = ["train", stage, config, "--prefs", str(run.prefs), "--out", out]
+    gpus = (run.slurm.resources(stage).gpus or "0").rpartition(":")[2]  # a type may stand before it
+    if int(gpus) > 1:
+        words += ["--gpus", gpus]
+    return shlex.join([*words, "--regime"]) + ' "${regimes[SLURM_ARRAY_TASK_ID]}"'

@@ -1,9 +1,10 @@
 """vLLM on a Ray cluster: replicas of one model, each an actor that holds the engine of ``engines/vllm.py``.
 
 A replica's workers are placed together, by a placement group of one bundle each. All requests that open with the same
-message go to the same replica, because it holds that prefix. A replica that dies is started again, and what it had
-been asked is asked again, each request at most ``attempts`` times in all. One that does not come back leaves its share
-to the others; when none is left, the program is told, not the single request.
+message go to the same replica, because it holds that prefix. When a replica dies, the living ones take its share at
+once, what it had been asked included, each request at most ``attempts`` times in all; it is started again meanwhile,
+and takes its share back. While none lives, requests wait ``wait`` seconds and then fail; when none can be started any
+more, the program is told, not the single request.
 
 Requests and replies travel in bunches, whatever has come up since the last: a call to an actor costs about as much as
 a turn of a small model.
@@ -123,10 +124,12 @@ class RayEngine:
         # A worker may run in another folder than we do.
         folder = str(Path(model).resolve()) if Path(model).is_dir() else model
         self._attempts = config.attempts
+        self._wait = config.wait
         self._ids = itertools.count()
+        self._changed = asyncio.Condition()
         _connect(config.address)
         self._links = [
-            _Link(f"replica {number} of {model}", (folder, settings, tuple(adapters)), workers, config)
+            _Link(f"replica {number} of {model}", (folder, settings, tuple(adapters)), workers, config, self._changed)
             for number in range(config.replicas)
         ]
         self._thread = LoopThread(f"ray {model}")
@@ -165,35 +168,59 @@ class RayEngine:
     async def _ask(
         self, messages: Sequence[Message], method: Literal["chat", "score"], arguments: tuple[Any, ...]
     ) -> Any:
-        place = _hash(messages[0]["content"])
+        prefix = hashlib.blake2b(messages[0]["content"].encode()).hexdigest()
         patience = AsyncRetrying(
             retry=retry_if_exception_type(_Lost), stop=stop_after_attempt(self._attempts), reraise=True
         )
         try:
             async for attempt in patience:
                 with attempt:
-                    link = self._links[place % len(self._links)]
-                    if link.gone:
-                        alive = [link for link in self._links if not link.gone]
-                        if not alive:
-                            raise RuntimeError(f"no replica is left; {link.name}: {link.gone}")
-                        link = alive[place % len(alive)]
+                    link = await self._living(prefix)
                     return await link.ask(_Call(next(self._ids), method, arguments))
         except _Lost as lost:
             raise EngineError(f"asked {self._attempts} times, and each time the replica died: {lost}") from None
+
+    async def _living(self, prefix: str) -> _Link:
+        """The replica that answers what begins so: of those that live, the one whose name and the prefix hash highest.
+        A death moves the share of the dead alone, and spreads it over all others. Raises EngineError."""
+        async with self._changed:
+            while not (living := [link for link in self._links if link.state == "serving"]):
+                if all(link.gone for link in self._links):
+                    first = self._links[0]
+                    raise RuntimeError(f"no replica is left; {first.name}: {first.gone}")
+                # What has found its place will serve; loading takes as long as it takes.
+                loading = any(link.state == "loading" for link in self._links)
+                try:
+                    async with asyncio.timeout(None if loading else self._wait):
+                        await self._changed.wait()
+                except TimeoutError:
+                    raise EngineError(
+                        f"no replica is alive, and none found a place on the cluster again in {self._wait:g} s"
+                    ) from None
+        return max(living, key=lambda link: _hash(f"{link.name} {prefix}"))
 
 
 class _Link:
     """Our end of one replica: sends it requests, takes its answers, and replaces its actor."""
 
-    def __init__(self, name: str, model: tuple[str, dict[str, Any], tuple[str, ...]], workers: int, config: RayConfig):
+    def __init__(
+        self,
+        name: str,
+        model: tuple[str, dict[str, Any], tuple[str, ...]],
+        workers: int,
+        config: RayConfig,
+        changed: asyncio.Condition,
+    ) -> None:
         self.name = name
+        self.state: Literal["away", "loading", "serving"] = "away"
         self.gone: BaseException | None = None
         """Why it could not be started again."""
         self.actor: Any = None
         self._model = model
         self._workers = workers
         self._config = config
+        self._changed = changed
+        """Told of each change of ``state`` and ``gone``."""
         self._group: PlacementGroup | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._calls: list[_Call] = []
@@ -232,7 +259,9 @@ class _Link:
         try:
             # A place may be lost with its node; loading may take as long as it takes.
             await asyncio.wait_for(self.actor.__ray_ready__.remote(), self._config.wait)
+            await self._become("loading")
             await self.actor.load.remote(*self._model)
+            await self._become("serving")
         except RayTaskError as error:
             if isinstance(error.cause, BadInput):
                 raise error.cause from None
@@ -240,6 +269,9 @@ class _Link:
         except TimeoutError:
             ray.kill(self.actor)
             raise TimeoutError(f"no room on the cluster in {self._config.wait:g} s") from None
+        finally:
+            if self.state == "loading":
+                await self._become("away")
 
     async def serve(self) -> None:
         """Until the end: exchange with the replica, and when it dies put another in its place."""
@@ -251,14 +283,15 @@ class _Link:
             outcomes = await asyncio.gather(*exchange, return_exceptions=True)
             error = next(e for e in outcomes if isinstance(e, Exception))
             log.warning("%s died with %d requests: %s", self.name, len(self._waiting), _first_line(error))
-            ray.kill(self.actor)
+            self.state = "away"  # before its requests look for another
             self._lose(error)
+            ray.kill(self.actor)
             try:
                 await self._restart()
             except Exception as failed:  # whatever keeps it from starting: the others must take over
                 log.error("%s cannot be started again: %s", self.name, _first_line(failed))
                 self.gone = failed
-                self._lose(failed)
+                await self._become("away")
                 return
 
     def end(self) -> None:
@@ -269,6 +302,11 @@ class _Link:
             if self._group is not None:
                 remove_placement_group(self._group)
         self.actor = self._group = None
+
+    async def _become(self, state: Literal["away", "loading", "serving"]) -> None:
+        async with self._changed:
+            self.state = state
+            self._changed.notify_all()
 
     async def _restart(self) -> None:
         def note(state: RetryCallState) -> None:

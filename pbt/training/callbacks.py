@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from pbt.errors import BadInput
+from pbt.errors import BadInput, Stopped
 from pbt.training.attempt import WHOLE, disown_checkpoints, whole_checkpoints
+from pbt.training.launch import is_worker
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +138,76 @@ class MarkWhole(TrainerCallback):
             Path(str(args.output_dir), f"checkpoint-{state.global_step}", WHOLE).touch()
 
 
+class StopOnSignal(TrainerCallback):
+    """Ends a training that is told to: at the end of the running step a checkpoint is saved, then Stopped is raised.
+
+    SIGUSR1 asks for it, and SIGTERM in a training of one process; of several, torch ends all with SIGTERM when one has
+    failed, and the step would never end. If any process is told, all stop at the same step. The last step is not
+    stopped at: what comes after it is short.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._heard: tuple[signal.Signals, ...] = ()
+        self._told = False
+        self._stopping = False
+        self._saving = False
+        """Whether the checkpoint that is saved next is the one to stop after."""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """From the first step to the end of the block. At any other time a signal ends the process, as it otherwise
+        would: there is nothing yet to save, or it is saved. Where there is no main thread, nothing is heard."""
+        numbers = (signal.SIGUSR1,) if is_worker() else (signal.SIGUSR1, signal.SIGTERM)
+        heard = numbers if threading.current_thread() is threading.main_thread() else ()
+        self._heard = heard
+        before = {number: signal.getsignal(number) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for number in self._heard:
+            signal.signal(number, self._tell)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for the checkpoint; of an epoch's last step when the epoch has had its evaluation."""
+        if self._told:
+            self._accelerator.set_trigger()
+        self._stopping = self._accelerator.check_trigger() or self._stopping
+        epoch_over = float(state.epoch or 0).is_integer()
+        if self._stopping and state.global_step < state.max_steps and not epoch_over:
+            control.should_save = self._saving = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self._stopping and not control.should_training_stop:
+            control.should_save = self._saving = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Raise Stopped, unless the training has just come to its end by itself."""
+        if not self._saving or control.should_training_stop:
+            return
+        if state.is_world_process_zero:
+            logger.warning(
+                "told to stop at step %d of %d: saved, and the same command goes on", state.global_step, state.max_steps
+            )
+        PartialState().wait_for_everyone()  # who ends first has the others ended: the mark must stand by then
+        raise Stopped
+
+    def _tell(self, *_: object) -> None:
+        self._told = True
+
+
 class _Bar(ProgressCallback):
     """The progress bar alone: transformers' own also writes every report on stdout."""
 
@@ -140,8 +215,8 @@ class _Bar(ProgressCallback):
         pass
 
 
-def watch(trainer: Trainer, stage: str, folder: Path) -> None:
-    """Have a trainer report into ``folder``, stop on NaN, and mark its checkpoints."""
+def watch(trainer: Trainer, stage: str, folder: Path) -> StopOnSignal:
+    """Have a trainer report into ``folder``, stop on NaN or a signal, and mark its checkpoints."""
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Bar())
@@ -149,5 +224,9 @@ def watch(trainer: Trainer, stage: str, folder: Path) -> None:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / "tensorboard")
     trainer.add_callback(Report(folder / METRICS_FILE))
-    trainer.add_callback(StopOnNaN(stage))
+    stop = StopOnSignal(trainer.accelerator)
+    # In this order: what is saved is marked before the end, and what the end saves is looked at first.
     trainer.add_callback(MarkWhole())
+    trainer.add_callback(stop)
+    trainer.add_callback(StopOnNaN(stage))
+    return stop

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -53,9 +55,13 @@ def is_main() -> bool:
 
 
 def launch(arguments: Sequence[str], processes: int, accelerate: str | None) -> int:
-    """Run ``pbt ARGUMENTS`` in ``processes`` processes on each node; returns the exit code. Raises BadInput."""
+    """Run ``pbt ARGUMENTS`` in ``processes`` processes on each node; returns the exit code. Raises BadInput.
+
+    SIGUSR1 is handed on to the processes of this node, which stop as ``callbacks.StopOnSignal`` says.
+    """
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     file, gpus = accelerate_file(accelerate), torch.cuda.device_count()
@@ -69,13 +75,39 @@ def launch(arguments: Sequence[str], processes: int, accelerate: str | None) -> 
     # Its account of which process failed first would bury what that process itself said.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        launch_command(launch_command_parser().parse_args([*map(str, options), "--module", "pbt.cli", *arguments]))
+        with _handing_on():
+            launch_command(launch_command_parser().parse_args([*map(str, options), "--module", "pbt.cli", *arguments]))
+    except SignalException as ended:
+        if ended.sigval != signal.SIGTERM:
+            raise
+        return 4
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
+        if failure.exitcode in (4, -signal.SIGUSR1):  # stopped; or told to before it could listen
+            return 4
         if failure.exitcode != 2:
             print(f"pbt: process {failure.local_rank} ended with exit code {failure.exitcode}", file=sys.stderr)
         return 2 if failure.exitcode == 2 else 1
     return 0
+
+
+@contextmanager
+def _handing_on() -> Iterator[None]:
+    """Give SIGUSR1 to the workers; before there are any, it ends the command with exit code 4."""
+    import psutil
+
+    def hand_on(*_: object) -> None:
+        workers = [child for child in psutil.Process().children() if "LOCAL_RANK" in child.environ()]
+        if not workers:
+            sys.exit(4)
+        for worker in workers:
+            worker.send_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def slurm_nodes() -> Nodes:

@@ -123,7 +123,8 @@ def prepare(job: Job, sides: Sequence[str], view: Callable[[Dataset], Dataset]) 
 def train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
     """Train, evaluate, and write the result.
 
-    Raises BadInput, and keeps the checkpoints, when the loss did not stay finite or the disk is full.
+    Raises BadInput, and keeps the checkpoints, when the loss did not stay finite or the disk is full; and Stopped when
+    a signal has ended it.
     """
     with ready.lock or nullcontext():
         return _train_and_save(trainer, ready)
@@ -131,7 +132,7 @@ def train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
 
 def _train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
     job, folder = ready.job, ready.attempt.folder
-    watch(trainer, job.stage, folder)
+    stop = watch(trainer, job.stage, folder)
     if job.train.balanced is not None:
         trainer.add_callback(MeasureBalanced(trainer, ready.items, job.config.protocol, job.train.balanced))
         if job.train.balanced.patience is not None:
@@ -142,7 +143,8 @@ def _train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
     began = time.monotonic()
     checkpoint = ready.attempt.checkpoint
     with _space_for(folder, trainer):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         evaluated = _evaluation(trainer)
         losses = [report["loss"] for report in trainer.state.log_history if "loss" in report]
         metrics: dict[str, float] = {

@@ -101,6 +101,35 @@ def test_a_job_at_its_time_limit_requeues_itself_and_goes_on_but_stays_cancelled
     assert len(ids) == len(set(ids)) == task["done"] > 0
 
 
+def test_a_training_that_is_told_to_stop_requeues_itself_and_goes_on(pbt: Pbt, data: Path, checkout: Path) -> None:
+    home = data.parent
+    pbt("build-prefs", checkout / "trees" / "sample", "--out", "runs/told/prefs", "--config", "configs/pocket.yaml")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    few = ("max_steps=60", "save_steps=5", "per_device_train_batch_size=4")
+    told = subprocess.run(
+        ["sbatch", "--parsable", "--array=2", "--cpus-per-task=1", str(checkout / "slurm" / "train.sbatch")]
+        + ["sft", "configs/pocket.yaml", "--prefs", "runs/told/prefs", "--out", "runs/told"]
+        + [word for setting in few for word in ("--set", f"sft.trainer.{setting}")],
+        cwd=home,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    task = f"{told.stdout.strip()}_2"
+    log = home / f"pbt-train-{task}.log"
+    first = home / "runs/told/.sft-balanced.partial/checkpoints/checkpoint-5/whole"
+    until(first.exists, "the first checkpoint is there", 120)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", task], check=True)
+    until(lambda: "requeues itself" in log.read_text(), "the job requeues itself", 30)
+    until(lambda: not in_queue(), "the job has started again and ended", 120)
+    said = log.read_text()
+    assert "ends with exit code 4" in said and "restart 1" in said
+    assert "going on from runs/told/.sft-balanced.partial/checkpoints/checkpoint-" in said
+    assert said.rstrip().endswith("ends with exit code 0")
+    assert (home / "runs/told/sft-balanced/model.safetensors").is_file()
+
+
 def test_ray_over_two_nodes_loses_one_and_every_tree_is_grown(pbt: Pbt, data: Path) -> None:
     settings = {
         "name": "ray",

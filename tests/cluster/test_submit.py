@@ -98,6 +98,13 @@ def test_a_stage_asks_for_its_own_resources_where_it_has_some() -> None:
     assert "--signal=B:USR1@120" in asked(grow) and "--signal=B:USR1@120" not in asked(build)
 
 
+def test_a_training_that_has_several_gpus_runs_a_process_on_each_and_is_told_before_its_time_is_up() -> None:
+    run = a_run("slurm={gpus: 1}", "slurm.dpo.gpus='a100:4'")
+    one, four = job_script(run, "sft"), job_script(run, "dpo")
+    assert "--gpus" not in one.partition(" train sft ")[2] and "--out runs/x --gpus 4 --regime" in four
+    assert all("--signal=B:USR1@120" in asked(script) and "scontrol requeue" in script for script in (one, four))
+
+
 def asked(script: str) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
 

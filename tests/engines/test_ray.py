@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -79,19 +81,62 @@ def test_what_begins_alike_goes_to_one_replica(engine: RayEngine, monkeypatch: p
     assert {number for number, _ in taken} == {0, 1}
 
 
-def test_a_replica_killed_in_the_middle_is_replaced_and_asked_again(
-    engine: RayEngine, expected: Expected, caplog: pytest.LogCaptureFixture
+def test_the_living_take_the_requests_of_the_lost_at_once_until_it_is_back(
+    engine: RayEngine, expected: Expected, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also: while none lives requests wait, but not for ever. Starting again is held up, as by a full cluster."""
+    first, second = engine._links
+    room = threading.Event()
+    sent: Counter[int] = Counter()
+    for number, link in enumerate(engine._links):
+
+        async def start(start: Any = link.start) -> None:
+            await asyncio.to_thread(room.wait)
+            await start()
+
+        def note(call: Any, number: int = number, ask: Any = link.ask) -> Any:
+            sent[number] += 1
+            return ask(call)
+
+        monkeypatch.setattr(link, "start", start)
+        monkeypatch.setattr(link, "ask", note)
+
     async def everything() -> list[Reply]:
         asked = [asyncio.ensure_future(engine.chat(ask(q), GREEDY, 0)) for q in QUESTIONS * 40]
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-        ray.kill(engine._links[0].actor)
+        ray.kill(first.actor)
         return await asyncio.gather(*asked)
 
-    with caplog.at_level(logging.WARNING, logger="pbt.engines.ray"):
-        assert asyncio.run(everything()) == expected.replies * 40
-    assert "replica 0 of" in caplog.text
-    assert " died with " in caplog.text
+    try:
+        began = time.monotonic()
+        with caplog.at_level(logging.WARNING, logger="pbt.engines.ray"):
+            assert asyncio.run(everything()) == expected.replies * 40
+        assert time.monotonic() - began < 30 < engine._wait
+        assert first.state == "away"
+        lost = re.findall(r"replica 0 of .* died with (\d+) requests", caplog.text)
+        assert len(lost) == 1 and int(lost[0]) > 0
+        assert sent.total() == len(QUESTIONS) * 40 + int(lost[0]), "each that was lost is asked once more"
+
+        monkeypatch.setattr(engine, "_wait", 1.0)
+        ray.kill(second.actor)
+        until(lambda: second.state == "away")
+        assert all(isinstance(one, EngineError) and "no replica is alive" in str(one) for one in replies(engine))
+        monkeypatch.setattr(engine, "_wait", 300.0)
+        threading.Timer(0.5, room.set).start()
+        assert replies(engine) == expected.replies, "those that wait are answered by who comes back"
+    finally:
+        room.set()
+    until(lambda: first.state == second.state == "serving")
+    sent.clear()
+    assert replies(engine) == expected.replies
+    assert set(sent) == {0, 1}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_request_is_asked_again_only_so_often(
@@ -110,6 +155,7 @@ def test_a_request_is_asked_again_only_so_often(
     assert failed
     assert all(isinstance(one, EngineError) and "asked 1 times" in str(one) for one in failed)
     assert all(one in (*failed, expected.replies[i % len(QUESTIONS)]) for i, one in enumerate(found))
+    until(lambda: engine._links[0].state == "serving")
 
 
 def test_when_a_replica_does_not_come_back_the_others_answer(

@@ -1,7 +1,9 @@
 """A training that ended early: what it keeps, and that the same command makes of it what it would have become."""
 
 import errno
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from pbt.config import RunConfig, load_config
-from pbt.errors import BadInput
+from pbt.errors import BadInput, Stopped
 from pbt.training.attempt import whole_checkpoints
 from pbt.training.dpo import train_dpo
 from pbt.training.sft import prepare_sft, sft_trainer, train_sft
@@ -32,12 +34,26 @@ def command(*arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def kill_after(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
-    """Kill a training, and all its processes, as soon as it has written a checkpoint."""
+def until_there(process: subprocess.Popen[bytes], path: Path) -> None:
+    """Wait for a training to write a file."""
     deadline = time.monotonic() + 120
-    while not (checkpoint / "whole").exists():
+    while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read().decode()
         time.sleep(0.002)
+
+
+def tell_after(process: subprocess.Popen[bytes], checkpoint: Path) -> str:
+    """Send a training SIGUSR1 as soon as it has written a checkpoint; what it had to say when it has ended."""
+    until_there(process, checkpoint / "whole")
+    process.send_signal(signal.SIGUSR1)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 4, told.decode()
+    return told.decode()
+
+
+def kill_after(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
+    """Kill a training, and all its processes, as soon as it has written a checkpoint."""
+    until_there(process, checkpoint / "whole")
     for one in [*psutil.Process(process.pid).children(recursive=True), process]:
         one.kill()
     process.wait()
@@ -73,7 +89,53 @@ def test_killed_inside_an_epoch_the_same_command_ends_with_the_same_weights(
     assert not partial.exists()
 
 
-def test_two_processes_sharded_and_killed_end_as_one_that_was_not(
+@pytest.mark.parametrize("at", [7, 8, 12], ids=["inside an epoch", "at its end", "in the last step"])
+def test_told_to_stop_it_saves_and_goes_on_as_if_it_had_not_been(
+    at: int, write_config: Callable[..., RunConfig], prefs: Path, tmp_path: Path
+) -> None:
+    each = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": None}
+    config = write_config(sft={"trainer": {**EPOCHS, **each, "num_train_epochs": 3}})
+    before = signal.getsignal(signal.SIGUSR1)
+    ready = prepare_sft(config, "balanced", prefs, tmp_path / "told")
+    trainer = sft_trainer(ready)
+    trainer.add_callback(_Tell(at))
+    if at < 12:
+        with pytest.raises(Stopped):
+            train_and_save(trainer, ready)
+        saved = whole_checkpoints(tmp_path / ".told.partial/checkpoints")
+        assert [int(path.name.partition("-")[2]) for path in saved] == sorted({4, at})
+        train_sft(config, "balanced", prefs, tmp_path / "told")
+    else:  # what is left is short
+        train_and_save(trainer, ready)
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+    train_sft(config, "balanced", prefs, tmp_path / "whole")
+    told, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("told", "whole"))
+    assert told.keys() == whole.keys()
+    assert all(told[name].equal(whole[name]) for name in told)
+    reports = [
+        [
+            {key: value for key, value in orjson.loads(line).items() if key in ("step", "loss", "eval_loss")}
+            for line in (tmp_path / name / "metrics.jsonl").read_bytes().splitlines()
+        ]
+        for name in ("told", "whole")
+    ]
+    assert reports[0] == reports[1]
+
+
+def test_a_command_told_to_stop_ends_with_exit_code_4(
+    write_yaml: Callable[..., Path], prefs: Path, tmp_path: Path
+) -> None:
+    same = ("sft", write_yaml(sft={"trainer": EPOCHS}), "--regime", "balanced", "--prefs", prefs, "--out", tmp_path)
+    checkpoints = tmp_path / ".sft-balanced.partial/checkpoints"
+    told = tell_after(command(*same), checkpoints / "checkpoint-6")
+    assert "saved, and the same command goes on" in told and "Traceback" not in told
+    step = int(whole_checkpoints(checkpoints)[-1].name.partition("-")[2])
+    assert reported_steps(checkpoints.parent) == list(range(1, step + 1))
+    assert 6 <= step < 60
+
+
+def test_two_processes_sharded_told_to_stop_and_killed_end_as_one_that_was_not(
     write_yaml: Callable[..., Path], prefs: Path, sft_model: Path, tmp_path: Path
 ) -> None:
     balanced = {"items": 1, "batch_size": 1}
@@ -83,7 +145,10 @@ def test_two_processes_sharded_and_killed_end_as_one_that_was_not(
     home = tmp_path / "killed"
     shutil.copytree(sft_model, home / "sft-balanced")
     same = ("dpo", path, "--regime", "balanced", "--prefs", prefs, "--out", home, "--processes", 2)
-    kill_after(command(*same), home / ".dpo-balanced.partial/checkpoints/checkpoint-6")
+    checkpoints = home / ".dpo-balanced.partial/checkpoints"
+    said = tell_after(command(*same), checkpoints / "checkpoint-2")
+    assert said.count("saved, and the same command goes on") == 1 and "Traceback" not in said
+    kill_after(command(*same), checkpoints / "checkpoint-8")
     process = command(*same)
     out = tmp_path / "dpo-balanced"
     train_dpo(load_config(alone), "balanced", prefs, out, home / "sft-balanced")
@@ -186,6 +251,15 @@ class _Interrupt(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self._at:
             raise KeyboardInterrupt
+
+
+class _Tell(TrainerCallback):
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self._at:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 class _Raise(TrainerCallback):
