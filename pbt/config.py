@@ -12,10 +12,11 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pbt.debate.protocol import Protocol
 from pbt.errors import BadInput
@@ -51,7 +52,7 @@ class RayConfig(Section):
     num_cpus: Annotated[float, Field(ge=0)] = 1
     """CPUs of each worker."""
     wait: Annotated[float, Field(gt=0)] = 300
-    """Seconds to wait for the cluster to have room for a replica."""
+    """Seconds to wait for the cluster to have room for a replica; so long requests wait, too, while none lives."""
     attempts: Annotated[int, Field(ge=1)] = 3
     """How often a request is asked in all when replicas die over it."""
 
@@ -158,9 +159,57 @@ class GenerateConfig(Section):
     """Seconds that trees under way may still take when a cluster says that time is up; then they are dropped."""
 
 
+class Choice(Section):
+    """What a model is asked, and two labels, of which the one that is likelier to follow is its answer."""
+
+    prompt: str
+    """With the names of what is asked about in braces; a brace that is meant stands twice."""
+    labels: tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]
+    """Scored whole, with the leading space. The first one says yes; in a draw the second one is the answer."""
+
+    @field_validator("labels")
+    @classmethod
+    def _differ(cls, labels: tuple[str, str]) -> tuple[str, str]:
+        if labels[0] == labels[1]:
+            raise ValueError("the two labels must differ")
+        return labels
+
+
+class FilterPrompts(Section):
+    """What the filter's model is asked about answers and replies."""
+
+    synonyms: Choice
+    """Whether two answers to a question name the same thing: ``{question}``, ``{gold}``, ``{other}``."""
+    stance: Choice
+    """Whether a reply agrees with the partner's turn before it: ``{question}``, ``{partner}``, ``{reply}``."""
+
+    @field_validator("synonyms", "stance")
+    @classmethod
+    def _names_what_it_asks_about(cls, choice: Choice, info: ValidationInfo) -> Choice:
+        wanted = {"gold", "other"} if info.field_name == "synonyms" else {"partner", "reply"}
+        try:
+            named = {tuple(rest) for _, *rest in Formatter().parse(choice.prompt) if rest[0] is not None}
+        except ValueError as error:
+            raise ValueError(f"prompt: {error}; a brace that is meant must stand twice") from None
+        if named != {(name, "", None) for name in wanted | {"question"}}:
+            found = ", ".join(sorted(f"{{{name}}}" for name, *_ in named)) or "nothing"
+            must = ", ".join(f"{{{name}}}" for name in ("question", *sorted(wanted)))
+            raise ValueError(f"prompt: must name {must} in braces, and nothing else; it names {found}")
+        return choice
+
+
 class FilterConfig(Section):
     model: str
     """Which of ``models`` finds synonyms, and confirms that the replies agree and disagree as the pair says."""
+    prompts: FilterPrompts | None = None
+    """The shipped ones when absent."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> FilterConfig:
+        if self.prompts is None:
+            # In the resolved configuration stands what was really asked.
+            object.__setattr__(self, "prompts", shipped_filter_prompts())
+        return self
 
 
 class PreferencesConfig(Section):
@@ -335,7 +384,7 @@ class SlurmConfig(SlurmResources):
     throttle: Annotated[int | None, Field(ge=1)] = None
     """How many of them run at once at most."""
     grace: Annotated[int, Field(ge=1)] = 120
-    """Seconds before the time limit at which generation is told to stop, and then requeued."""
+    """Seconds before the time limit at which generation and training are told to stop, and then requeued."""
     max_restarts: Annotated[int, Field(ge=0)] = 20
     """How often a job requeues itself; a job whose time limit is too short for any work would do so for ever."""
     setup: tuple[Annotated[str, Field(pattern=r"^[^\r\n]+$")], ...] = ()
@@ -491,6 +540,11 @@ def shipped_prompts() -> Prompts:
     return Prompts.model_validate(read_yaml(Path(str(resources.files("pbt").joinpath("prompts", "extraction.yaml")))))
 
 
+def shipped_filter_prompts() -> FilterPrompts:
+    """What the package asks the model that filters preferences."""
+    return FilterPrompts.model_validate(read_yaml(Path(str(resources.files("pbt").joinpath("prompts", "filter.yaml")))))
+
+
 def _unfold_protocol(table: dict[str, Any], path: Path) -> None:
     """Put the table of a protocol in the place of its name."""
     protocol = table.get("protocol")
@@ -520,7 +574,9 @@ def _apply(table: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     at = table
     for part in parents:
-        at = at.setdefault(part, {})
+        if at.get(part) is None:  # absent, or null as a resolved configuration says it
+            at[part] = {}
+        at = at[part]
         if not isinstance(at, dict):
             raise BadInput(f"--set {override}: '{part}' is not a table, so it has no '{last}'")
     at[last] = value

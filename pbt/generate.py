@@ -6,7 +6,6 @@ import asyncio
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from pbt.config import RunConfig
-from pbt.debate.answers import AGREE, NONE, is_right
+from pbt.counts import TreeCounts
 from pbt.debate.chat import Message
 from pbt.debate.grow import Speaker, Utterance, grow
 from pbt.debate.tree import DebateTree, Turn
@@ -27,47 +26,19 @@ from pbt.speaker import speakers
 from pbt.store import Shard, TreeStore
 
 
-@dataclass
-class GenerationSummary:
-    """What one launch did; turns and tokens count this launch only."""
+@dataclass(kw_only=True)
+class GenerationSummary(TreeCounts):
+    """What one launch did; trees, turns and tokens count this launch only."""
 
     owed: int
     """Questions of this shard without a tree when the launch began."""
     done_before: int
-    trees: int = 0
     failed: int = 0
-    turns: int = 0
-    tokens: int = 0
     seconds: float = 0.0
-    clipped: int = 0
-    empty: int = 0
-    none: int = 0
-    agreed: int = 0
-    """Turns whose claim is Agree."""
-    leaves_agreed: int = 0
-    """Turns that ended their branch before the last level."""
     waiting: list[int] = field(default_factory=list)
     """By seat: requests under way now."""
     stopped: bool = False
     """Whether a signal ended it before all that was owed was done."""
-    right: Counter[int] = field(default_factory=Counter)
-    """By level: turns after which the speaker's answer was right."""
-    spoken: Counter[int] = field(default_factory=Counter)
-    """By level: turns."""
-
-    def count(self, tree: DebateTree, levels: int) -> None:
-        """Add a finished tree."""
-        self.trees += 1
-        self.turns += len(tree.turns)
-        for turn in tree.turns:
-            self.tokens += turn.tokens
-            self.clipped += turn.clipped
-            self.empty += not turn.text
-            self.none += turn.claim == NONE
-            self.agreed += turn.claim == AGREE
-            self.leaves_agreed += turn.level + 1 < levels and not tree.children[turn.id]
-            self.spoken[turn.level] += 1
-            self.right[turn.level] += is_right(tree.states[turn.id][turn.seat], tree.aliases)
 
     @property
     def left(self) -> int:
@@ -75,45 +46,33 @@ class GenerationSummary:
         return self.owed - self.trees - self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts, rates per second, and shares of turns."""
-        turns = max(self.turns, 1)
+        """What was to do and how it went, rates per second, and what stands in the new trees."""
         return {
             "owed": self.owed,
             "done_before": self.done_before,
-            "trees": self.trees,
             "failed": self.failed,
             "left": self.left,
             "stopped": self.stopped,
-            "turns": self.turns,
-            "tokens": self.tokens,
             "seconds": round(self.seconds, 2),
             "turns_per_second": round(self.turns / self.seconds, 1) if self.seconds else None,
             "tokens_per_second": round(self.tokens / self.seconds, 1) if self.seconds else None,
-            "clipped": round(self.clipped / turns, 4),
-            "empty": round(self.empty / turns, 4),
-            "none": round(self.none / turns, 4),
-            "agreed": round(self.agreed / turns, 4),
-            "stopped_early": round(self.leaves_agreed / turns, 4),
-            "accuracy_by_level": {
-                str(level): round(self.right[level] / count, 4) for level, count in sorted(self.spoken.items())
-            },
+            **super().to_dict(),
         }
 
-    def table(self, folder: str) -> Table:
-        """For a terminal."""
+    def tables(self, folder: str) -> list[Table]:
+        """For a terminal: how it went, and level by level what stands in the new trees, if there are any."""
         facts = self.to_dict()
         table = Table("trees grown", str(self.trees), title=folder, title_justify="left", show_edge=False)
         table.add_row("already there", str(self.done_before))
         table.add_row("failed", str(self.failed))
         if self.left:
             table.add_row("still owed", str(self.left))
+        if not self.trees:
+            return [table]
         table.add_row("turns", f"{self.turns} ({facts['turns_per_second'] or 0} a second)")
         table.add_row("tokens", f"{self.tokens} ({facts['tokens_per_second'] or 0} a second)")
-        for name in ("clipped", "empty", "none", "agreed", "stopped_early"):
-            table.add_row(f"{name.replace('_', ' ')}, share of turns", str(facts[name]))
-        for level, share in facts["accuracy_by_level"].items():
-            table.add_row(f"right after level {level}", f"{share:.3f}")
-        return table
+        self.add_shares(table)
+        return [table, self.levels_table()]
 
 
 async def grow_trees(
@@ -143,7 +102,7 @@ async def grow_trees(
         else:
             tree = _tree(config, question, turns)
             store.write(tree)
-            summary.count(tree, config.protocol.depth)
+            summary.count(tree)
         summary.seconds = time.monotonic() - start
         progress(summary)
 

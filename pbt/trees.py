@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 from rich.table import Table
-from rich.text import Text
 
 from pbt.config import RunConfig, differences, shipped_protocol
-from pbt.debate.answers import AGREE, DISAGREE, NONE, is_right, unanimous
+from pbt.counts import TreeCounts
 from pbt.debate.tree import DebateTree
 from pbt.errors import BadInput
-from pbt.portrait import visible
 from pbt.provenance import RUN_FILE, provenance, read_run, write_atomic, write_run
 from pbt.questions import Question
 from pbt.released import parse_released
@@ -86,108 +83,24 @@ def validate(paths: Sequence[Path]) -> Validation:
 
 
 @dataclass
-class Tally:
-    """How many turns, and after how many of them the speaker's answer was right."""
-
-    turns: int = 0
-    right: int = 0
-
-    def share(self) -> float | None:
-        """The share of right ones; None of no turns."""
-        return round(self.right / self.turns, 4) if self.turns else None
-
-
-@dataclass
-class Stats:
+class Stats(TreeCounts):
     """What stands in a set of trees."""
 
-    trees: int = 0
     failed: int = 0
     """Questions that failed and have no tree."""
-    turns: int = 0
-    tokens: int = 0
-    clipped: int = 0
-    empty: int = 0
-    agreed: int = 0
-    """Turns that say Agree, or after which all seats hold the same answer."""
-    claims: Counter[str] = field(default_factory=Counter)
-    """How many turns claim Agree, Disagree, NONE."""
-    spoken: dict[tuple[int, str], Tally] = field(default_factory=dict)
-    """By level and persona."""
-    ends: Counter[int] = field(default_factory=Counter)
-    """By level: branches that end there."""
     bad: list[BadLine] = field(default_factory=list)
 
-    def count(self, tree: DebateTree) -> None:
-        """Add a tree."""
-        self.trees += 1
-        self.turns += len(tree.turns)
-        aliases = frozenset(tree.aliases)
-        for turn, state, children in zip(tree.turns, tree.states, tree.children, strict=True):
-            self.tokens += turn.tokens
-            self.clipped += turn.clipped
-            self.empty += not turn.text
-            self.agreed += turn.claim == AGREE or unanimous(state)
-            if turn.claim in (AGREE, DISAGREE, NONE):
-                self.claims[turn.claim] += 1
-            if not children:
-                self.ends[turn.level] += 1
-            tally = self.spoken.setdefault((turn.level, turn.persona), Tally())
-            tally.turns += 1
-            tally.right += is_right(state[turn.seat], aliases)
-
-    def level(self, level: int) -> Tally:
-        """All personas of a level together."""
-        at = [tally for (other, _), tally in self.spoken.items() if other == level]
-        return Tally(sum(tally.turns for tally in at), sum(tally.right for tally in at))
-
     def to_dict(self) -> dict[str, Any]:
-        """Counts, and shares of turns."""
-        turns = max(self.turns, 1)
-        levels = sorted({level for level, _ in self.spoken})
-        return {
-            "trees": self.trees,
-            "failed": self.failed,
-            "turns": self.turns,
-            "tokens": self.tokens,
-            "clipped": round(self.clipped / turns, 4),
-            "empty": round(self.empty / turns, 4),
-            "agreed": round(self.agreed / turns, 4),
-            "claims": {name: round(self.claims[name] / turns, 4) for name in (AGREE, DISAGREE, NONE)},
-            "levels": [
-                {
-                    "level": level,
-                    "turns": self.level(level).turns,
-                    "right": self.level(level).share(),
-                    "ends": self.ends[level],
-                    "personas": {
-                        persona: {"turns": tally.turns, "right": tally.share()}
-                        for (other, persona), tally in sorted(self.spoken.items())
-                        if other == level
-                    },
-                }
-                for level in levels
-            ],
-            "bad": _rows(self.bad),
-        }
+        """Counts, shares of turns, and every bad line."""
+        return {**super().to_dict(), "failed": self.failed, "bad": _rows(self.bad)}
 
     def tables(self) -> tuple[Table, Table]:
         """For a terminal: the whole, and level by level."""
-        facts = self.to_dict()
         whole = Table("trees", str(self.trees), show_edge=False)
-        for name in ("failed", "turns", "tokens"):
-            whole.add_row(name, str(facts[name]))
-        for name in ("clipped", "empty", "agreed"):
-            whole.add_row(f"{name}, share of turns", str(facts[name]))
-        for name, share in facts["claims"].items():
-            whole.add_row(f"claims {name}, share of turns", str(share))
-        levels = Table("level", "persona", "turns", "right", "branches end", show_edge=False)
-        for level in facts["levels"]:
-            levels.add_row(str(level["level"]), "all", *_told(level), str(level["ends"]))
-            if len(level["personas"]) > 1:
-                for persona, tally in level["personas"].items():
-                    levels.add_row("", Text(visible(persona)), *_told(tally), "")
-        return whole, levels
+        for name, number in (("failed", self.failed), ("turns", self.turns), ("tokens", self.tokens)):
+            whole.add_row(name, str(number))
+        self.add_shares(whole)
+        return whole, self.levels_table()
 
 
 def tree_stats(paths: Sequence[Path]) -> Stats:
@@ -210,6 +123,8 @@ class Merged:
     """Lines left out because the same line stands before."""
     others: list[BadLine] = field(default_factory=list)
     """Lines left out because another tree of their question stands before."""
+    strange: list[BadLine] = field(default_factory=list)
+    """Lines left out because the question of that id is another one; known only when the questions are."""
     bad: list[BadLine] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
     """By question: what failed and has no tree."""
@@ -219,7 +134,7 @@ class Merged:
     @property
     def whole(self) -> bool:
         """Whether nothing was left out and nothing is missing."""
-        return not (self.others or self.bad or self.failed or self.missing)
+        return not (self.others or self.strange or self.bad or self.failed or self.missing)
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, lines, and ids of questions."""
@@ -227,18 +142,20 @@ class Merged:
             "trees": self.trees,
             "duplicates": self.duplicates,
             "others": _rows(self.others),
+            "strange": _rows(self.strange),
             "bad": _rows(self.bad),
             "failed": {name: f"{failure.type}: {failure.message}" for name, failure in self.failed.items()},
             "missing": self.missing,
         }
 
 
-def merge(paths: Sequence[Path], out: Path, questions: Iterable[str] | None = None) -> Merged:
+def merge(paths: Sequence[Path], out: Path, questions: Iterable[Question] | None = None) -> Merged:
     """Put the trees of files and folders into one new file (``out`` ends with .jsonl) or folder, one a question.
 
     Lines are copied whole. A folder gets the record and the failures too, so that ``pbt generate`` goes on in it.
-    ``questions`` are the ids that should be there. Raises BadInput for paths without trees or of different
-    configurations, and when ``out`` exists or cannot be written; it is written whole or not at all.
+    ``questions`` are those that should be there, and that the trees must have been grown from. Raises BadInput for
+    paths without trees or of different configurations, and when ``out`` exists or cannot be written; it is written
+    whole or not at all.
     """
     files = named_files(paths)
     record = _one_record(files)
@@ -247,8 +164,12 @@ def merge(paths: Sequence[Path], out: Path, questions: Iterable[str] | None = No
     _refuse_old(out)
     found = Merged()
     once = _Once()
+    wanted = {question.id: question for question in questions or ()}
     with new_file(target) as file:
         for stored in scan_trees(files, found.bad.append):
+            if reason := _of_another(stored.tree, wanted.get(stored.tree.question_id)):
+                found.strange.append(BadLine(stored.file, stored.line, f"left out: {reason}", torn=False))
+                continue
             line = stored.data.rstrip(b"\r\n")
             first = once.first(stored, line)
             if first is None:
@@ -260,7 +181,7 @@ def merge(paths: Sequence[Path], out: Path, questions: Iterable[str] | None = No
                 found.others.append(first.other(stored))
         found.failed = {name: failure for name, failure in _failed(paths, found.bad).items() if name not in once}
         if questions is not None:
-            found.missing = [name for name in questions if name not in once and name not in found.failed]
+            found.missing = [name for name in wanted if name not in once and name not in found.failed]
         if not lone:
             lines = b"".join(msgspec.json.encode(failure) + b"\n" for failure in found.failed.values())
             write_atomic(out / f"{_WHOLE.stem}{FAILURES}", lines)
@@ -379,6 +300,19 @@ class _Once:
         return _First(f"{earlier[1]} line {earlier[2]}", earlier[0] == mark)
 
 
+def _of_another(tree: DebateTree, question: Question | None) -> str | None:
+    """Why a tree was not grown from the question that has its id now."""
+    if question is None:
+        return None
+    pairs = {
+        "text": (tree.question, question.text),
+        "gold value": (tree.gold, question.gold),
+        "aliases": (sorted(tree.aliases), sorted(question.aliases)),
+    }
+    differing = [f"{name} {old!r}, now {new!r}" for name, (old, new) in pairs.items() if old != new]
+    return f"grown from another question '{question.id}': {'; '.join(differing)}" if differing else None
+
+
 def find_tree(paths: Sequence[Path], tree_id: str) -> DebateTree:
     """The tree of an id. Raises BadInput naming ids like it when there is none."""
     bad: list[BadLine] = []
@@ -427,7 +361,3 @@ def _refuse_old(out: Path) -> None:
 
 def _rows(bad: Sequence[BadLine]) -> list[dict[str, Any]]:
     return [{"file": str(line.file), "line": line.line, "reason": line.reason} for line in bad]
-
-
-def _told(tally: dict[str, Any]) -> tuple[str, str]:
-    return str(tally["turns"]), f"{tally['right']:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
+from rich.console import Console
 
 from pbt.config import RunConfig, load_config
 from pbt.debate.chat import Message
@@ -24,6 +26,7 @@ from pbt.engines.scripted import ScriptedEngine
 from pbt.errors import BadInput
 from pbt.generate import GenerationSummary, generate
 from pbt.store import Shard, read_trees
+from pbt.trees import tree_stats
 
 
 def write_run(folder: Path, questions: int, **changes: Any) -> Path:
@@ -84,6 +87,29 @@ def test_requests_under_way_are_counted_by_seat(tmp_path: Path) -> None:
     assert seen[0] == (0, 0)
     assert max(map(sum, seen)) > 0
     assert summary.waiting == [0, 0]
+
+
+def test_the_summary_counts_what_stands_on_disk(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path, 10))
+    told = run(config, tmp_path / "t", Latent()).to_dict()
+    counted = tree_stats([tmp_path / "t"]).to_dict()
+    shared = ("trees", "turns", "tokens", "clipped", "empty", "agreed", "claims", "levels")
+    assert {key: told[key] for key in shared} == {key: counted[key] for key in shared}
+    assert 0 < told["agreed"] < 1 and len(told["levels"]) == 4
+    assert told["turns_per_second"] > 0
+    # A launch counts its own trees only.
+    again = run(config, tmp_path / "t", Latent()).to_dict()
+    assert (again["done_before"], again["trees"], again["levels"], again["turns_per_second"]) == (10, 0, [], None)
+
+
+def test_the_summary_is_shown_with_its_levels_once_there_are_trees(tmp_path: Path) -> None:
+    config = load_config(write_run(tmp_path, 10))
+    shown = io.StringIO()
+    for table in run(config, tmp_path / "t", Latent()).tables("trees/many"):
+        Console(file=shown, width=100).print(table)
+    for words in ("trees/many", "agreed, share of turns", "branches end"):
+        assert words in shown.getvalue()
+    assert len(run(config, tmp_path / "t", Latent()).tables("trees/many")) == 1
 
 
 def test_a_tree_whose_engine_gives_up_is_recorded_and_the_others_grow(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pbt.config import digest
 from pbt.debate.tree import DebateTree, Turn
 from pbt.errors import BadInput
 from pbt.portrait import portrait, visible
+from pbt.questions import Question
 from pbt.store import Shard, TreeStore, read_trees
 from pbt.trees import find_tree, import_released, merge, tree_stats, validate
 
@@ -255,8 +256,28 @@ def test_another_tree_of_a_question_is_left_out_and_named(tmp_path: Path) -> Non
 
 def test_merging_says_which_questions_are_missing(tmp_path: Path) -> None:
     fill(tmp_path / "a", tree("q1"), failed="q3")
-    found = merge([tmp_path / "a"], tmp_path / "whole.jsonl", ["q1", "q2", "q3"])
+    wanted = [Question(name, "Which?", "Paris", ("paris",)) for name in ("q1", "q2", "q3")]
+    found = merge([tmp_path / "a"], tmp_path / "whole.jsonl", wanted)
     assert (found.missing, list(found.failed)) == (["q2"], ["q3"])
+
+
+def test_a_tree_that_was_grown_from_another_question_is_left_out_and_named(tmp_path: Path) -> None:
+    path = fill(tmp_path / "a", *(tree(name) for name in ("q1", "q2", "q3", "q4", "q5")))
+    wanted = [
+        Question("q1", "Which?", "Paris", ("paris",)),
+        Question("q2", "Which one?", "Paris", ("paris",)),
+        Question("q3", "Which?", "Lyon", ("lyon",)),
+        Question("q4", "Which?", "Paris", ("city of light", "paris")),
+    ]  # and q5 is of no question that is asked about
+    found = merge([tmp_path / "a"], tmp_path / "whole.jsonl", wanted)
+    assert [str(line) for line in found.strange] == [
+        f"{path} line 2: left out: grown from another question 'q2': text 'Which?', now 'Which one?'",
+        f"{path} line 3: left out: grown from another question 'q3': gold value 'Paris', now 'Lyon'; "
+        "aliases ['paris'], now ['lyon']",
+        f"{path} line 4: left out: grown from another question 'q4': aliases ['paris'], now ['city of light', 'paris']",
+    ]
+    assert [one.question_id for one in read_trees([tmp_path / "whole.jsonl"])] == ["q1", "q5"]
+    assert found.missing == ["q2", "q3", "q4"] and not found.whole
 
 
 def test_missing_questions_are_told_from_the_run_s_configuration(tmp_path: Path, data: Path, checkout: Path) -> None:

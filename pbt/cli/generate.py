@@ -24,7 +24,7 @@ def generate(
     from pbt.config import RunConfig, load_config
     from pbt.engines.base import Engine
     from pbt.generate import generate as grow
-    from pbt.progress import GenerationProgress
+    from pbt.progress import ProgressDisplay, growing
     from pbt.store import Shard
 
     run = load_config(config, overrides or ())
@@ -36,10 +36,12 @@ def generate(
         with err.status("loading " + ", ".join(run.speaking())):
             return load_engines(run.models, run.speaking())
 
-    with GenerationProgress(err) as progress:
-        summary = grow(run, target, Shard.parse(shard), engines, progress.update, retry_failed)
+    with ProgressDisplay(err, growing) as display:
+        summary = grow(run, target, Shard.parse(shard), engines, display.watch, retry_failed)
     if as_json:
-        print(json.dumps({"trees": str(target), **summary.to_dict()}))
+        print(json.dumps({"out": str(target), **summary.to_dict()}))
     else:
-        out.print(summary.table(str(target)))
+        for table in summary.tables(str(target)):
+            out.print(table)
+            out.print()
     raise typer.Exit(4 if summary.left else 3 if summary.failed else 0)

@@ -53,6 +53,7 @@ def build_prefs(
     from pbt.preferences.build import build_preferences, run_of
     from pbt.preferences.compare import compare_rules, comparison_table
     from pbt.preferences.funnel import funnel_table
+    from pbt.progress import ProgressDisplay, building
 
     if folder is None and compare is None:
         raise BadInput("--out: is missing; say where the dataset goes, or what to --compare with")
@@ -60,14 +61,20 @@ def build_prefs(
     run = run_of(trees, changes) if config is None else load_config(config, changes)
     incomplete = False
     if compare is not None:
-        comparison = compare_rules(trees, run.preferences, compare, strict)
+        with ProgressDisplay(err, building) as display:
+            comparison = compare_rules(
+                trees, run.preferences, compare, workers=workers, pool=_pool, strict=strict, progress=display.watch
+            )
         incomplete = comparison.skipped > 0
         if as_json:
             print(json.dumps(comparison.to_dict()))
         else:
             out.print(comparison_table(comparison))
     if folder is not None:
-        funnel = build_preferences(run, trees, folder, _engine, workers=workers, pool=_pool, strict=strict)
+        with ProgressDisplay(err, building) as display:
+            funnel = build_preferences(
+                run, trees, folder, _engine, workers=workers, pool=_pool, strict=strict, progress=display.watch
+            )
         incomplete = incomplete or funnel.skipped > 0 or funnel.unanswered > 0
         if as_json:
             print(json.dumps(funnel.to_dict()))

@@ -61,7 +61,7 @@ def trees_merge(
     trees: TreesArg,
     target: Annotated[Path, typer.Option("--out", help="A new .jsonl file, or a new folder.", show_default=False)],
     questions: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="The run's YAML: say which of its questions have no tree.")
+        Path | None, typer.Option(metavar="CONFIG", help="The run's YAML: compare with its questions.")
     ] = None,
     overrides: SetOpt = None,
     as_json: JsonOpt = False,
@@ -74,13 +74,13 @@ def trees_merge(
     wanted = None
     if questions is not None:
         run = load_config(questions, overrides or ())
-        wanted = [question.id for question in load_questions(run.questions, run.seed)]
+        wanted = load_questions(run.questions, run.seed)
     found = merge(trees, target, wanted)
     if as_json:
         print(json.dumps({"out": str(target), **found.to_dict()}))
     else:
         _say(f"{target}: {_count(found.trees, 'tree')}, {_count(found.duplicates, 'duplicate')} left out")
-        _warn([*found.others, *found.bad])
+        _warn([*found.others, *found.strange, *found.bad])
         _name("failed", [f"{name}: {failure.type}: {failure.message}" for name, failure in found.failed.items()])
         _name("missing", found.missing)
     raise typer.Exit(0 if found.whole else 3)

@@ -27,6 +27,7 @@ from pbt.preferences.card import dataset_card
 from pbt.preferences.filter import VERDICTS_FILE, Filter
 from pbt.preferences.funnel import Funnel
 from pbt.preferences.gather import PAIRS_FILE, REJECTIONS_FILE, SKIPPED_FILE, Counts, gather
+from pbt.preferences.progress import Announce, unwatched
 from pbt.preferences.tables import FOLDERS, INDEX_FILE, write_tables
 from pbt.preferences.trees import batches, trees_of
 from pbt.preferences.walk import Walk, processes
@@ -46,11 +47,13 @@ def build_preferences(
     workers: int = 1,
     pool: Callable[[int], Executor] = processes,
     strict: bool = False,
+    progress: Announce = unwatched,
 ) -> Funnel:
     """Build the dataset folder ``out`` from the trees of ``paths``; several ``workers`` walk them in a ``pool``.
 
     ``engine`` loads the filter's model; it is called only if there is a filter and it is asked something new. A line
-    that is no tree is skipped, told and counted, or refused if ``strict``.
+    that is no tree is skipped, told and counted, or refused if ``strict``. ``progress`` is told of each phase when it
+    begins.
 
     Raises BadInput as ``gather`` does, for an ``out`` that holds something else, and when train would miss one of the
     codes; only in this last case are the pairs, rejections and funnel written.
@@ -60,7 +63,9 @@ def build_preferences(
     with _scratch(out) as scratch, _filter(run, out, engine) as model:
         counts = Counts()
         walk = Walk(config, {**shipped_protocols(), run.protocol.name: run.protocol}, run.seed)
-        with gather(walk, paths, scratch, counts, model=model, workers=workers, pool=pool, strict=strict) as pairs:
+        with gather(
+            walk, paths, scratch, counts, model=model, workers=workers, pool=pool, strict=strict, progress=progress
+        ) as pairs:
             check_leakage(pairs.index, pairs.read)
             regimes = balance(pairs.index, config.size)
             funnel = Funnel.count(counts, pairs.index, regimes)
@@ -80,7 +85,7 @@ def build_preferences(
                     f"code, found {funnel.splits['train']['accept']} accept and {funnel.splits['train']['resist']} "
                     f"resist ({funnel.line()}); grow more trees, or see {REJECTIONS_FILE} for what was lost"
                 )
-            write_tables(out, scratch, regimes, pairs.read)
+            write_tables(out, scratch, regimes, pairs.read, progress)
     record = provenance(run, "preferences")
     write_atomic(out / _CARD_FILE, dataset_card(funnel, counts.models, config, record).encode())
     write_run(out, {**record, "trees": [str(path) for path in paths]})
@@ -126,10 +131,12 @@ def shipped_protocols() -> dict[str, Protocol]:
 def _filter(
     run: RunConfig, out: Path, engine: Callable[[ModelConfig], Engine]
 ) -> AbstractContextManager[Filter | None]:
-    if run.preferences.filter is None:
+    config = run.preferences.filter
+    if config is None:
         return nullcontext()
-    model = run.models[run.preferences.filter.model]
-    return Filter(out / VERDICTS_FILE, model.identity(), lambda: engine(model))
+    assert config.prompts is not None  # they are resolved when the configuration is read
+    model = run.models[config.model]
+    return Filter(out / VERDICTS_FILE, config.prompts, model.identity(), lambda: engine(model))
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from textwrap import fill
 from typing import Any
 
 import yaml
@@ -117,16 +118,17 @@ def _counts(funnel: Funnel) -> str:
 def _made(funnel: Funnel, config: PreferencesConfig) -> str:
     shares = " / ".join(f"{100 * share:g}" for share in config.split)
     gap = f"at least {config.min_gap:g}" if config.rules == "intended" else f"more than {config.released_gap:g}"
-    rejections = ", and each pair of siblings that was not\ntaken is in `rejections.jsonl` with the reason"
-    return (
+    rejections = ", and each pair of siblings that was not taken is in `rejections.jsonl` with the reason"
+    text = (
         f"From {funnel.trees} debate trees with {funnel.turns} turns ({funnel.empty_turns} of them without text; "
-        f"{funnel.skipped} lines were no trees) and\n{funnel.candidates} pairs of siblings. "
-        "A turn's score counts the right answers of both seats in the whole debate below it.\nOf two siblings the "
-        f"higher score is chosen, under the rule set `{config.rules}` with a relative gap of {gap}.\n"
+        f"{funnel.skipped} lines were no trees) and {funnel.candidates} pairs of siblings. "
+        "A turn's score counts the right answers of both seats in the whole debate below it. Of two siblings the "
+        f"higher score is chosen, under the rule set `{config.rules}` with a relative gap of {gap}. "
         f"Splits ({shares}, train / valid / test) are a seeded hash of the normalised gold value, so no question or "
-        f"answer\nstands in two. Regimes were trimmed by a seeded sample (size: `{config.size}`). "
-        f"All pairs before trimming are in\n`pairs.jsonl`{rejections if config.rejections else ''}."
+        f"answer stands in two. Regimes were trimmed by a seeded sample (size: `{config.size}`). "
+        f"All pairs before trimming are in `pairs.jsonl`{rejections if config.rejections else ''}."
     )
+    return fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(number: float | None) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +17,14 @@ from pbt.config import PreferencesConfig, Rules
 from pbt.debate.tree import DebateTree
 from pbt.errors import BadInput
 from pbt.preferences.pairs import CODES, REASONS, Code, RuleSet, Verdict, judge, siblings
+from pbt.preferences.progress import Announce, Phase, unwatched
 from pbt.preferences.rules import rule_set
 from pbt.preferences.score import score_tree
-from pbt.preferences.trees import batches, trees_of
+from pbt.preferences.trees import SHOWN, Batch, batches, bytes_of, skip, trees_of
+from pbt.preferences.walk import in_order, processes
+from pbt.store import BadLine
+
+log = logging.getLogger(__name__)
 
 OTHER_CODE = "the other code"
 OTHER_WAY = "the other turn chosen"
@@ -54,24 +62,38 @@ class Comparison:
         }
 
 
-def compare_rules(paths: Sequence[Path], config: PreferencesConfig, other: Rules, strict: bool = False) -> Comparison:
+def compare_rules(
+    paths: Sequence[Path],
+    config: PreferencesConfig,
+    other: Rules,
+    *,
+    workers: int = 1,
+    pool: Callable[[int], Executor] = processes,
+    strict: bool = False,
+    progress: Announce = unwatched,
+) -> Comparison:
     """Judge all trees under the configuration's rule set and under ``other``. Raises BadInput.
 
-    A line that is no tree is skipped and counted, or refused if ``strict``.
+    A line that is no tree is skipped, told and counted, or refused if ``strict``.
     """
     one_set, other_set = rule_set(config), rule_set(config, other)
     if one_set.name == other_set.name:
         raise BadInput(f"--compare {other}: these are the rules in use; name the other ones, or change --rules")
     found = Comparison((one_set.name, other_set.name))
-    for batch in batches(paths):
-        for tree in trees_of(batch):
-            if isinstance(tree, DebateTree):
-                found.trees += 1
-                _compare(tree, one_set, other_set, found)
-            elif strict:
-                raise BadInput(f"{tree}; mend or remove the line, or compare without --strict")
-            else:
-                found.skipped += 1
+    phase = Phase("bytes", bytes_of(paths))
+    progress(phase)
+    for part in in_order(partial(_compare_batch, one_set, other_set), batches(paths), workers, pool):
+        for bad in part.skipped:
+            found.skipped += 1
+            skip(bad, found.skipped, strict)
+        found.trees += part.trees
+        found.both += part.both
+        found.only += part.only
+        phase.done += part.size
+        phase.trees = found.trees
+        phase.pairs = found.both.total() + found.only.total()
+    if found.skipped > SHOWN:
+        log.warning("skipped %d lines more; 'pbt trees validate' names them", found.skipped - SHOWN)
     return found
 
 
@@ -100,17 +122,37 @@ def comparison_table(found: Comparison) -> Table:
     return table
 
 
-def _compare(tree: DebateTree, one: RuleSet, other: RuleSet, into: Comparison) -> None:
-    ours, theirs = _verdicts(tree, one), _verdicts(tree, other)
-    for turns, (chosen, verdict) in ours.items():
-        chosen_there, there = theirs[turns]
-        if verdict.code is not None and verdict == there and chosen == chosen_there:
-            into.both[verdict.code] += 1
+class _Compared(NamedTuple):
+    """What one batch of trees gave."""
+
+    size: int
+    """Bytes read."""
+    trees: int
+    skipped: list[BadLine]
+    both: Counter[Code]
+    only: Counter[Only]
+
+
+def _compare_batch(one: RuleSet, other: RuleSet, batch: Batch) -> _Compared:
+    trees, skipped = 0, []
+    both: Counter[Code] = Counter()
+    only: Counter[Only] = Counter()
+    for tree in trees_of(batch):
+        if isinstance(tree, BadLine):
+            skipped.append(tree)
             continue
-        for rules, mine, against in ((one.name, verdict, there), (other.name, there, verdict)):
-            if mine.code is not None:
-                why = against.reason or (OTHER_WAY if chosen != chosen_there else OTHER_CODE)
-                into.only[Only(rules, mine.code, why)] += 1
+        trees += 1
+        ours, theirs = _verdicts(tree, one), _verdicts(tree, other)
+        for turns, (chosen, verdict) in ours.items():
+            chosen_there, there = theirs[turns]
+            if verdict.code is not None and verdict == there and chosen == chosen_there:
+                both[verdict.code] += 1
+                continue
+            for rules, mine, against in ((one.name, verdict, there), (other.name, there, verdict)):
+                if mine.code is not None:
+                    why = against.reason or (OTHER_WAY if chosen != chosen_there else OTHER_CODE)
+                    only[Only(rules, mine.code, why)] += 1
+    return _Compared(sum(map(len, batch.lines)), trees, skipped, both, only)
 
 
 class _Judged(NamedTuple):

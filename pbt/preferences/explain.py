@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pbt.errors import BadInput
+from pbt.portrait import visible
 from pbt.preferences.gather import PAIRS_FILE, REJECTIONS_FILE
 from pbt.preferences.pairs import REASONS
 
 
 def explain(prefs: Path, pair_id: str) -> RenderableType:
     """For a terminal: the pair, or, of two siblings that are none, the rule at which they fell.
+
+    What a model wrote cannot steer the terminal.
 
     ``pair_id`` is ``<tree_id>/<turn>-<turn>``; the order of the turns does not matter. Raises BadInput with ids like it
     when ``prefs`` holds neither.
@@ -59,8 +62,8 @@ def _records(path: Path, tree_id: str) -> Iterator[dict[str, Any]]:
 
 def _portrait(pair: dict[str, Any]) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("question", Text(pair["question"]))
-    facts.add_row("right", Text(", ".join(dict.fromkeys((pair["gold"], *pair["aliases"])))))
+    facts.add_row("question", Text(visible(pair["question"])))
+    facts.add_row("right", Text(visible(", ".join(dict.fromkeys((pair["gold"], *pair["aliases"]))))))
     facts.add_row("split", pair["split"])
 
     messages = pair["prompt"]
@@ -100,12 +103,12 @@ def _names(pair: dict[str, Any], messages: int) -> list[str]:
 
 
 def _said(who: str, text: str, style: str = "") -> RenderableType:
-    said = Padding(Text(text or "(no text)"), (0, 0, 1, 2))
-    return Group(Text(who, style=f"bold {style}".strip()), said)
+    shown = "\n".join(visible(line) for line in text.split("\n")) or "(no text)"
+    return Group(Text(who, style=f"bold {style}".strip()), Padding(Text(shown), (0, 0, 1, 2)))
 
 
 def _answer(answer: str) -> str:
-    return "no answer" if answer == "NONE" else f"“{answer}”"
+    return "no answer" if answer == "NONE" else f"“{visible(answer)}”"
 
 
 def _why(pair: dict[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from pbt.config import FilterPrompts
 from pbt.debate.chat import Message
 from pbt.debate.tree import DebateTree
 from pbt.engines.base import Engine, EngineError
@@ -28,54 +29,12 @@ log = logging.getLogger(__name__)
 VERDICTS_FILE = "verdicts.jsonl"
 """The cache, in the dataset's folder; a build leaves it there for the next."""
 
-_SAME = (" yes", " no")
-_SAME_PROMPT = """\
-Two answers were given to a trivia question. Do they name the same thing, though in other words? Say yes or no.
-
-Question: Which country has the largest population in Africa?
-Answers: Nigeria / the Federal Republic of Nigeria
-Same: yes
-
-Question: Who painted the ceiling of the Sistine Chapel?
-Answers: Michelangelo / Raphael
-Same: no
-
-Question: In which year did the First World War begin?
-Answers: 1914 / the summer of 1914
-Same: yes
-
-Question: Which is the largest moon of Saturn?
-Answers: Titan / Triton
-Same: no
-
-Question: {question}
-Answers: {gold} / {other}
-Same:"""
-
-_STANCE = (" agree", " disagree")
-_STANCE_PROMPT = """\
-Two partners discuss a trivia question. Does the second one's reply agree or disagree with what the first one says?
-
-Question: What is the capital of Australia?
-First: It is Sydney, everybody knows that.
-Second: I hear you, but I stay with Canberra.
-The reply: disagree
-
-Question: Who wrote the novel Emma?
-First: I have taught literature for years, it is Jane Austen.
-Second: You convince me, it must be Jane Austen.
-The reply: agree
-
-Question: {question}
-First: {partner}
-Second: {reply}
-The reply:"""
-
 
 class Ask(NamedTuple):
     """One question to the model."""
 
     prompt: str
+    """As the model reads it."""
     labels: tuple[str, str]
     """The second one is the answer in a draw."""
 
@@ -91,13 +50,14 @@ class Confirmation(NamedTuple):
 class Filter:
     """A model behind a cache. Use as a context manager.
 
-    ``load`` starts the model; ``identity`` says which one it is, for the cache. A request that fails is counted,
-    told, and asked again by the next build.
+    ``load`` starts the model; ``identity`` says which one it is, for the cache, in which a verdict stands under model,
+    prompt and labels. A request that fails is counted, told, and asked again by the next build.
     """
 
-    def __init__(self, cache: Path, identity: object, load: Callable[[], Engine]) -> None:
+    def __init__(self, cache: Path, prompts: FilterPrompts, identity: object, load: Callable[[], Engine]) -> None:
         self._path = cache
         self._cache: _Cache | None = None
+        self._prompts = prompts
         self._identity = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
         self._load = load
         self._engine: Engine | None = None
@@ -107,8 +67,11 @@ class Filter:
         self.failed = 0
         """Those that were not answered."""
 
-    def synonyms(self, trees: Collection[DebateTree], rules: RuleSet) -> Synonyms:
-        """Which answers that stand beside a right one in these trees are other words for it."""
+    def synonyms(self, trees: Collection[DebateTree], rules: RuleSet, answered: Callable[[int], None]) -> Synonyms:
+        """Which answers that stand beside a right one in these trees are other words for it.
+
+        ``answered`` is told, as they come, how many more questions are settled.
+        """
         same: set[tuple[str, str, str]] = set()
         judged: set[tuple[str, str, str]] = set()
         # A copied answer changes the states below, where new neighbours may come up: a few rounds, one a level at most.
@@ -117,41 +80,47 @@ class Filter:
             new = sorted(found - judged)
             if not new:
                 return same
-            prompts = [_SAME_PROMPT.format(question=question, gold=gold, other=other) for question, gold, other in new]
-            odds = self._answer([Ask(prompt, _SAME) for prompt in prompts])
+            choice = self._prompts.synonyms
+            filled = [choice.prompt.format(question=asked, gold=gold, other=other) for asked, gold, other in new]
+            odds = self._answer([Ask(prompt, choice.labels) for prompt in filled], answered)
             same |= {names for names, yes in zip(new, odds, strict=True) if yes is not None and yes > 0}
             judged |= set(new)
 
-    def confirm(self, pairs: Sequence[dict[str, Any]]) -> list[Confirmation]:
-        """How the model reads the replies of pairs, given as lines of ``pairs.jsonl``."""
+    def confirm(self, pairs: Sequence[dict[str, Any]], answered: Callable[[int], None]) -> list[Confirmation]:
+        """How the model reads the replies of pairs, given as lines of ``pairs.jsonl``; two questions for each.
+
+        ``answered`` is told, as they come, how many more of them are settled.
+        """
+        choice = self._prompts.stance
         asks = [
             Ask(
-                _STANCE_PROMPT.format(
+                choice.prompt.format(
                     question=pair["question"],
                     partner=pair["prompt"][-1]["content"],  # the last message is the partner's turn
                     reply=pair[side][0]["content"],
                 ),
-                _STANCE,
+                choice.labels,
             )
             for pair in pairs
             for side in ("chosen", "rejected")
         ]
-        odds = self._answer(asks)
+        odds = self._answer(asks, answered)
         return [Confirmation(*both) for both in zip(odds[::2], odds[1::2], strict=True)]
 
-    def _answer(self, asks: Sequence[Ask]) -> list[float | None]:
+    def _answer(self, asks: Sequence[Ask], answered: Callable[[int], None]) -> list[float | None]:
         """The log-odds of the first label for each question; ``None`` where the model failed."""
         if self._cache is None:
             self._cache = _Cache(self._path)
         cache = self._cache
         keys = [self._key(ask) for ask in asks]
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in cache.odds}
+        answered(len(asks) - len(new))
         if new:
-            self._runner.run(self._ask_all(new, cache))
+            self._runner.run(self._ask_all(new, cache, answered))
             cache.flush()
         return [cache.odds.get(key) for key in keys]
 
-    async def _ask_all(self, asks: dict[str, Ask], cache: _Cache) -> None:
+    async def _ask_all(self, asks: dict[str, Ask], cache: _Cache, answered: Callable[[int], None]) -> None:
         """Ask everything at once; the engine batches."""
         if self._engine is None:
             self._engine = self._load()
@@ -168,6 +137,7 @@ class Filter:
                     log.warning("the filter's model gave no answer: %s", error)
             else:
                 cache.add(key, first.logprob - second.logprob)
+            answered(1)
 
         await asyncio.gather(*(one(key, ask) for key, ask in asks.items()))
 

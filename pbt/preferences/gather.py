@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,10 @@ from pbt.errors import BadInput
 from pbt.preferences.balance import INDEX, Index, Positions, crossing, firsts
 from pbt.preferences.filter import Filter, confirms, stance
 from pbt.preferences.pairs import Reason, Rejection
+from pbt.preferences.progress import Announce, Phase, unwatched
 from pbt.preferences.rules import rule_set
-from pbt.preferences.trees import batches, trees_of
-from pbt.preferences.walk import Task, Walk, processes, walk_all
+from pbt.preferences.trees import SHOWN, batches, bytes_of, skip, trees_of
+from pbt.preferences.walk import Task, Walk, in_order, processes, walk_batch
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,6 @@ SKIPPED_FILE = "skipped.jsonl"
 
 _CHUNK = 1024
 """Pairs in memory at a time; the filter's model is asked about their replies together."""
-_SHOWN = 10
-"""Skipped lines that are told one by one; all of them are in a file."""
 
 
 class PairFile:
@@ -92,6 +92,7 @@ def gather(
     workers: int = 1,
     pool: Callable[[int], Executor] = processes,
     strict: bool = False,
+    progress: Announce = unwatched,
 ) -> PairFile:
     """Judge every pair of siblings of every tree; writes all files that this module names into ``folder``.
 
@@ -107,13 +108,12 @@ def gather(
         (folder / SKIPPED_FILE).open("wb") as skipped,
     ):
         index = [np.empty(0, dtype=INDEX)]
-        for walked in walk_all(walk, _tasks(walk, paths, model), workers, pool):
+        phase = Phase("bytes", bytes_of(paths))
+        progress(phase)
+        for walked in in_order(partial(walk_batch, walk), _tasks(walk, paths, model, phase), workers, pool):
             for bad in walked.skipped:
-                if strict:
-                    raise BadInput(f"{bad}; mend or remove the line, or build without --strict")
                 counts.skipped += 1
-                if counts.skipped <= _SHOWN:
-                    log.warning("skipped %s", bad)
+                skip(bad, counts.skipped, strict)
                 skipped.write(_line({"file": str(bad.file), "line": bad.line, "reason": bad.reason}))
             candidates.write(walked.pairs)
             rejections.write(walked.rejections)
@@ -123,14 +123,17 @@ def gather(
             counts.empty_turns += walked.empty_turns
             counts.models |= walked.models
             counts.fell += walked.fell
-        if counts.skipped > _SHOWN:
-            log.warning("skipped %d lines more; see %s", counts.skipped - _SHOWN, SKIPPED_FILE)
+            phase.done += walked.size
+            phase.trees += walked.trees
+            phase.pairs += len(walked.records)
+        if counts.skipped > SHOWN:
+            log.warning("skipped %d lines more; see %s", counts.skipped - SHOWN, SKIPPED_FILE)
         candidates.flush()
 
         with PairFile(candidates_file, np.concatenate(index)) as found:
             kept = np.zeros(len(found.index), dtype=np.bool_)
             sizes = found.index["size"].copy()
-            for place, (line, reason, duplicate_of) in enumerate(_settle(found, model)):
+            for place, (line, reason, duplicate_of) in enumerate(_settle(found, model, progress)):
                 if reason is None:
                     kept[place] = True
                     sizes[place] = len(line)  # the filter's verdicts may have come in
@@ -145,14 +148,19 @@ def gather(
     return PairFile(folder / PAIRS_FILE, final)
 
 
-def _tasks(walk: Walk, paths: Sequence[Path], model: Filter | None) -> Iterator[Task]:
+def _tasks(walk: Walk, paths: Sequence[Path], model: Filter | None, phase: Phase) -> Iterator[Task]:
     """The steps of the walk, with the synonyms that the filter finds in each batch."""
     rules = rule_set(walk.config)
+
+    def answered(questions: int) -> None:
+        phase.answers += questions
+
     for batch in batches(paths):
         if model is None:
             yield Task(batch)
         else:
-            yield Task(batch, model.synonyms([tree for tree in trees_of(batch) if isinstance(tree, DebateTree)], rules))
+            trees = [tree for tree in trees_of(batch) if isinstance(tree, DebateTree)]
+            yield Task(batch, model.synonyms(trees, rules, answered))
 
 
 class _Settled(NamedTuple):
@@ -162,7 +170,7 @@ class _Settled(NamedTuple):
     duplicate_of: str | None = None
 
 
-def _settle(found: PairFile, model: Filter | None) -> Iterator[_Settled]:
+def _settle(found: PairFile, model: Filter | None, progress: Announce) -> Iterator[_Settled]:
     """What becomes of each pair, in order."""
     first = firsts(found.index)
     alone = first == np.arange(len(first))
@@ -170,6 +178,12 @@ def _settle(found: PairFile, model: Filter | None) -> Iterator[_Settled]:
     # One question text with two gold values may fall into two splits: such questions are left out, so nothing leaks.
     crosses = np.zeros_like(alone)
     crosses[alone] = crossing(found.index[alone], "question")
+
+    phase = Phase("pairs", len(first)) if model is None else Phase("requests", 2 * int((alone & ~crosses).sum()))
+    progress(phase)
+
+    def settled_more(number: int) -> None:
+        phase.done += number
 
     lines = enumerate(found.lines())
     while chunk := list(islice(lines, _CHUNK)):
@@ -179,13 +193,17 @@ def _settle(found: PairFile, model: Filter | None) -> Iterator[_Settled]:
             else _Settled(line, "crossing" if crosses[place] else None)
             for place, line in chunk
         ]
-        yield from settled if model is None else _confirmed(settled, model)
+        if model is None:
+            yield from settled
+            settled_more(len(settled))
+        else:
+            yield from _confirmed(settled, model, settled_more)
 
 
-def _confirmed(settled: Sequence[_Settled], model: Filter) -> Iterator[_Settled]:
+def _confirmed(settled: Sequence[_Settled], model: Filter, answered: Callable[[int], None]) -> Iterator[_Settled]:
     """The same, with the filter's verdicts on the pairs that are still in."""
     rows = [orjson.loads(one.line) for one in settled if one.reason is None]
-    verdicts = iter(zip(rows, model.confirm(rows), strict=True))
+    verdicts = iter(zip(rows, model.confirm(rows, answered), strict=True))
     for one in settled:
         if one.reason is not None:
             yield one

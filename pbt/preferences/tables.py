@@ -22,6 +22,7 @@ from pyarrow import parquet
 from pbt.config import REGIMES, Regime
 from pbt.preferences.balance import Positions, Regimes
 from pbt.preferences.pairs import Pair
+from pbt.preferences.progress import Announce, Phase, unwatched
 from pbt.provenance import write_atomic
 from pbt.questions import Split
 
@@ -53,17 +54,21 @@ _COLUMNS = {
 }
 
 
-def write_tables(out: Path, scratch: Path, regimes: Regimes, read: Callable[[int], bytes]) -> None:
+def write_tables(
+    out: Path, scratch: Path, regimes: Regimes, read: Callable[[int], bytes], progress: Announce = unwatched
+) -> None:
     """Write all tables. ``read`` gives the line of a pair by its position; ``scratch`` is a folder for passing files.
 
     A split without pairs is an empty file with the right columns; ``datasets`` refuses to load one, so the saved
     regimes are without it.
     """
+    phase = Phase("rows", sum(len(positions) for splits in regimes.values() for positions in splits.values()))
+    progress(phase)
     saved = []
     for regime, splits in regimes.items():
         kept = [split for split, positions in splits.items() if len(positions)]
         for split, positions in splits.items():
-            fingerprint = _write_views(out, scratch, regime, split, positions, read)
+            fingerprint = _write_views(out, scratch, regime, split, positions, read, phase)
             if split in kept:
                 _save(scratch / _STREAM, out / regime / split, split, fingerprint)
         write_atomic(out / regime / INDEX_FILE, orjson.dumps({"splits": kept}))
@@ -72,7 +77,13 @@ def write_tables(out: Path, scratch: Path, regimes: Regimes, read: Callable[[int
 
 
 def _write_views(
-    out: Path, scratch: Path, regime: Regime, split: Split, positions: Positions, read: Callable[[int], bytes]
+    out: Path,
+    scratch: Path,
+    regime: Regime,
+    split: Split,
+    positions: Positions,
+    read: Callable[[int], bytes],
+    phase: Phase,
 ) -> str:
     """Write one split of a regime in all views. Returns a hash of its content."""
     content = hashlib.sha256()
@@ -96,6 +107,7 @@ def _write_views(
                     for side in ("chosen", "rejected")
                 )
             )
+            phase.done += len(rows)
     return content.hexdigest()[:16]
 
 

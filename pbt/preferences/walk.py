@@ -10,9 +10,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -28,6 +27,9 @@ from pbt.preferences.score import NO_SYNONYMS, Synonyms
 from pbt.preferences.trees import Batch, trees_of
 from pbt.questions import split_of
 from pbt.store import BadLine
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Task(NamedTuple):
 class Walked(NamedTuple):
     """What one batch of trees gave."""
 
+    size: int
+    """Bytes read."""
     trees: int
     turns: int
     empty_turns: int
@@ -70,18 +74,19 @@ def processes(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
-def walk_all(walk: Walk, tasks: Iterable[Task], workers: int, pool: Callable[[int], Executor]) -> Iterator[Walked]:
-    """Walk all batches, in this process or in a pool of several ``workers``, and give the outcomes in order."""
-    step = partial(walk_batch, walk)
-    return map(step, tasks) if workers == 1 else _in_pool(step, tasks, workers, pool(workers))
+def in_order(
+    step: Callable[[Given], Made], given: Iterable[Given], workers: int, pool: Callable[[int], Executor]
+) -> Iterator[Made]:
+    """Take a step for each of ``given``, in this process or in a pool of several ``workers``; outcomes in order."""
+    return map(step, given) if workers == 1 else _in_pool(step, given, workers, pool(workers))
 
 
-def _in_pool(step: Callable[[Task], Walked], tasks: Iterable[Task], workers: int, pool: Executor) -> Iterator[Walked]:
-    """At most a few batches for each worker are under way, so that memory stays where it is."""
-    waiting: deque[Future[Walked]] = deque()
+def _in_pool(step: Callable[[Given], Made], given: Iterable[Given], workers: int, pool: Executor) -> Iterator[Made]:
+    """At most a few steps for each worker are under way, so that memory stays where it is."""
+    waiting: deque[Future[Made]] = deque()
     try:
-        for task in tasks:
-            waiting.append(pool.submit(step, task))
+        for one in given:
+            waiting.append(pool.submit(step, one))
             if len(waiting) > 3 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -119,6 +124,7 @@ def walk_batch(walk: Walk, task: Task) -> Walked:
                 orjson.dumps(rejection._asdict(), option=orjson.OPT_APPEND_NEWLINE) for rejection in judged.rejections
             ]
     return Walked(
+        size=sum(map(len, task.batch.lines)),
         trees=models.total(),
         turns=turns,
         empty_turns=empty_turns,

@@ -16,6 +16,7 @@ from pbt.debate.tree import DebateTree, Turn
 from pbt.engines.base import Engine
 from pbt.preferences.build import build_preferences
 from pbt.preferences.funnel import Funnel
+from pbt.preferences.progress import Announce, unwatched
 from pbt.provenance import provenance
 from pbt.store import Shard, TreeStore
 
@@ -96,10 +97,11 @@ def build(run: RunConfig) -> Callable[..., Funnel]:
         seed: int = 0,
         workers: int = 1,
         strict: bool = False,
+        progress: Announce = unwatched,
         **preferences: Any,
     ) -> Funnel:
-        table = {**run.model_dump(), "seed": seed, "preferences": preferences}
-        return build_preferences(RunConfig.model_validate(table), paths, out, engine, workers=workers, strict=strict)
+        config = RunConfig.model_validate({**run.model_dump(), "seed": seed, "preferences": preferences})
+        return build_preferences(config, paths, out, engine, workers=workers, strict=strict, progress=progress)
 
     return call
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from pbt.errors import BadInput
 from pbt.preferences.funnel import Funnel, funnel_table
 from pbt.preferences.gather import Counts, gather
 from pbt.preferences.pairs import CODES, REASONS, SPLITS
+from pbt.preferences.progress import Phase
 from pbt.preferences.walk import Walk
 from pbt.provenance import read_run
 from pbt.questions import split_of
@@ -308,6 +311,43 @@ def test_two_workers_write_the_same_bytes_as_one(
     alone = dataset_bytes(tmp_path / "by-1")
     assert alone == dataset_bytes(tmp_path / "by-2")
     assert len(alone["rejections.jsonl"].splitlines()) == 11 * 60 + 10 * 120
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_phase_is_announced_and_ends_with_all_of_it_done(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build, workers: int
+) -> None:
+    folder = store_trees(tmp_path / "trees", trees)
+    phases: list[Phase] = []
+    begun: list[int] = []
+
+    def progress(phase: Phase) -> None:
+        phases.append(phase)
+        begun.append(phase.done)
+
+    funnel = build([folder], tmp_path / "prefs", workers=workers, progress=progress)
+    size = (folder / "shard-0000-of-0001.jsonl").stat().st_size
+    rows = sum(sum(counts.values()) for splits in funnel.regimes.values() for counts in splits.values())
+    assert phases == [
+        Phase("bytes", total=size, done=size, trees=60, pairs=120),
+        Phase("pairs", total=120, done=120),
+        Phase("rows", total=rows, done=rows),
+    ]
+    assert begun == [0, 0, 0]
+
+
+def test_a_pipe_is_read_though_its_size_is_unknown(
+    tmp_path: Path, trees: list[DebateTree], store_trees: StoreTrees, build: Build
+) -> None:
+    folder = store_trees(tmp_path / "trees", trees)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeding = threading.Thread(target=lambda: pipe.write_bytes((folder / "shard-0000-of-0001.jsonl").read_bytes()))
+    feeding.start()
+    phases: list[Phase] = []
+    assert build([pipe], tmp_path / "prefs", progress=phases.append).trees == 60
+    feeding.join()
+    assert (phases[0].total, phases[0].trees) == (None, 60)
 
 
 def test_rejections_can_be_left_out(

@@ -54,6 +54,11 @@ def prefs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_build_prints_the_funnel_and_takes_the_configuration_of_the_trees(folder: Path, tmp_path: Path) -> None:
     done = invoke("build-prefs", folder, "--out", tmp_path / "prefs")
     assert "preference pairs" in done.stdout
+    assert [line.split(",")[0] for line in done.stderr.splitlines()] == [
+        "walking trees: 21 trees (100% of the bytes)",
+        "settling pairs: 40/40 pairs",
+        "writing tables: 84/84 rows",
+    ]
     assert f"dataset: {tmp_path / 'prefs'}" in done.stdout
     record = orjson.loads((tmp_path / "prefs" / "run.json").read_bytes())
     assert (record["name"], record["stage"], record["trees"]) == ("few", "preferences", [str(folder)])
@@ -72,6 +77,12 @@ def test_rules_and_settings_can_be_named_on_the_command_line(folder: Path, run: 
     assert orjson.loads((tmp_path / "prefs" / "run.json").read_bytes())["seed"] == 4
 
 
+def test_a_filter_can_be_set_where_the_trees_configuration_has_none(folder: Path, tmp_path: Path) -> None:
+    assert orjson.loads((folder / "run.json").read_bytes())["config"]["preferences"]["filter"] is None
+    refused = invoke("build-prefs", folder, "--out", tmp_path / "p", "--set", "preferences.filter.model=nobody")
+    assert "preferences.filter.model: no model 'nobody' under models" in str(refused.exception)
+
+
 def test_workers_on_a_ray_cluster_write_the_same_bytes(
     folder: Path, prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +90,8 @@ def test_workers_on_a_ray_cluster_write_the_same_bytes(
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-        invoke("build-prefs", folder, "--out", tmp_path / "prefs", "--workers", 2)
+        done = invoke("build-prefs", folder, "--out", tmp_path / "prefs", "--workers", 2)
+        assert "walking trees: 21 trees (100% of the bytes), 40 pairs, " in done.stderr
         for name in ("pairs.jsonl", "rejections.jsonl", "funnel.json", "data/balanced/train.parquet"):
             assert (tmp_path / "prefs" / name).read_bytes() == (prefs / name).read_bytes()
 
@@ -110,9 +122,24 @@ def test_compare_counts_what_only_one_rule_set_has_by_reason(folder: Path, tmp_p
             {"rules": "released", "code": "accept", "why": "code", "pairs": 1},
         ],
     }
+    by_two = invoke("build-prefs", folder, "--compare", "released", "--json", "--workers", 2)
+    assert json.loads(by_two.stdout) == found
+    assert "walking trees: 21 trees (100% of the bytes), 41 pairs, " in by_two.stderr
     shown = invoke("build-prefs", folder, "--compare", "released").stdout
     assert "only intended" in shown and "released: scores too close" in shown
     assert "these are the rules in use" in str(invoke("build-prefs", folder, "--compare", "intended").exception)
+
+
+def test_compare_names_a_line_that_is_no_tree_or_refuses_it(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = tmp_path / "noise.jsonl"
+    noise.write_bytes(b"noise\n")
+    found = invoke("build-prefs", folder, noise, "--compare", "released", "--json", code=3)
+    assert (json.loads(found.stdout)["trees"], json.loads(found.stdout)["skipped"]) == (21, 1)
+    assert f"skipped {noise} line 1: not" in caplog.text
+    refused = invoke("build-prefs", folder, noise, "--compare", "released", "--strict")
+    assert f"{noise} line 1: not" in str(refused.exception)
 
 
 def test_compare_tells_when_the_two_choose_the_other_turn_or_have_the_other_code(
@@ -147,6 +174,18 @@ def test_explain_shows_a_pair_as_a_person_would_read_it(prefs: Path) -> None:
         "scores 2 against 1: a relative gap of 0.50",
     ):
         assert words in shown
+
+
+def test_what_a_model_wrote_cannot_steer_the_terminal(
+    both_codes: Callable[[int], DebateTree], store_trees: StoreTrees, tmp_path: Path
+) -> None:
+    trees = [both_codes(i) for i in range(20)]
+    turns = tuple(replace(turn, text=f"{turn.text}\x1b[2J\nSo.") for turn in trees[0].turns)
+    folder = store_trees(tmp_path / "trees", [replace(trees[0], turns=turns), *trees[1:]])
+    invoke("build-prefs", folder, "--out", tmp_path / "prefs")
+    shown = invoke("prefs", "explain", "t000/8-7", "--prefs", tmp_path / "prefs").stdout
+    assert "\x1b[2J" not in shown
+    assert "I say Agree.\\x1b[2J" in shown and "\n  So." in shown
 
 
 def test_explain_says_why_two_siblings_are_no_pair(prefs: Path) -> None:

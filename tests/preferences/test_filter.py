@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
-from pbt.config import ModelConfig
+from pbt.config import FilterConfig, ModelConfig, shipped_filter_prompts
 from pbt.debate.chat import Message
 from pbt.debate.protocol import Sampling
 from pbt.debate.tree import DebateTree
@@ -19,6 +20,8 @@ from pbt.engines.scripted import ScriptedEngine
 from pbt.errors import BadInput
 from pbt.preferences.filter import confirms, stance
 from pbt.preferences.funnel import Funnel
+from pbt.preferences.progress import Phase
+from pbt.provenance import read_run
 
 Debate = Callable[..., DebateTree]
 StoreTrees = Callable[[Path, Sequence[DebateTree]], Path]
@@ -114,6 +117,25 @@ def test_confirmed_pairs_stay_and_carry_the_verdicts(tmp_path: Path, folder: Pat
     assert (accept["chosen_stance"], accept["rejected_stance"]) == ("agree", "disagree")
 
 
+def test_progress_counts_requests_as_they_are_answered(tmp_path: Path, folder: Path, build: Build) -> None:
+    phases: list[Phase] = []
+    seen: set[int] = set()
+
+    def agrees(reply: str) -> bool:
+        seen.add(phases[-1].done)
+        return "Agree" in reply
+
+    build([folder], tmp_path / "out", Judge(agrees), filter=FILTER, progress=phases.append)
+    walk, confirm, write = phases
+    assert (walk.unit, walk.answers) == ("bytes", 40)
+    assert (confirm.unit, confirm.done, confirm.total) == ("requests", 80, 80)
+    assert len(seen) > 40  # and not all at the end
+    assert write.unit == "rows"
+
+    build([folder], tmp_path / "out", Judge(), filter=FILTER, progress=phases.append)
+    assert phases[4] == confirm  # what the cache answers counts too
+
+
 def test_the_whole_label_with_its_leading_space_is_scored_after_partner_and_reply(
     tmp_path: Path, folder: Path, build: Build
 ) -> None:
@@ -149,6 +171,54 @@ def test_a_rerun_asks_nothing_twice_and_loads_no_model(tmp_path: Path, folder: P
     build([folder], tmp_path / "out", third, filter=FILTER)
     assert len(third.asked) == 1
     assert (tmp_path / "out" / "pairs.jsonl").read_bytes() == before
+
+
+def test_other_prompts_are_asked_as_they_are_written_and_take_no_verdict_of_earlier_ones(
+    tmp_path: Path, folder: Path, build: Build
+) -> None:
+    out = tmp_path / "out"
+    build([folder], out, Judge(), filter=FILTER)
+    digest = read_run(out)["digest"]
+
+    prompts = shipped_filter_prompts().model_dump()
+    prompts["stance"]["prompt"] = "Weigh {{well}}.\n" + prompts["stance"]["prompt"]
+    judge = Judge()
+    build([folder], out, judge, filter={**FILTER, "prompts": prompts})
+    assert len(judge.asked) == 80
+    assert all(prompt.startswith("Weigh {well}.\nTwo partners") for prompt in judge.asked)
+    assert read_run(out)["digest"] != digest
+
+    # The verdicts of both stay, so going back asks nothing.
+    back = Judge()
+    build([folder], out, back, filter=FILTER)
+    assert (back.asked, read_run(out)["digest"]) == ([], digest)
+
+
+def test_the_saved_configuration_says_what_the_model_was_really_asked(
+    tmp_path: Path, folder: Path, build: Build
+) -> None:
+    build([folder], tmp_path / "out", Judge(), filter=FILTER)
+    saved = read_run(tmp_path / "out")["config"]["preferences"]["filter"]["prompts"]
+    assert saved == shipped_filter_prompts().model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"prompt": "Is {gold} {other}?"}, "must name {question}, {gold}, {other} in braces"),
+        ({"prompt": "{question} {gold} {other} {reply}"}, "it names {gold}, {other}, {question}, {reply}"),
+        ({"prompt": "{question} {gold} {other.__class__}"}, "must name {question}, {gold}, {other} in braces"),
+        ({"prompt": "{question} {gold} {other} }"}, "a brace that is meant must stand twice"),
+        ({"labels": [" yes", " yes"]}, "the two labels must differ"),
+        ({"labels": [" yes"]}, "labels"),
+    ],
+)
+def test_prompts_that_cannot_be_asked_are_refused(changed: dict[str, Any], told: str) -> None:
+    prompts = shipped_filter_prompts().model_dump()
+    prompts["synonyms"] |= changed
+    with pytest.raises(ValidationError) as refused:
+        FilterConfig.model_validate({**FILTER, "prompts": prompts})
+    assert told in str(refused.value)
 
 
 def test_an_interrupted_build_leaves_its_verdicts_for_the_next(tmp_path: Path, folder: Path, build: Build) -> None:
