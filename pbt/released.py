@@ -228,7 +228,7 @@ def _question(metadata: dict[str, Any], nodes: list[_Node], questions: Mapping[s
     if not isinstance(gold, str) or not any(aliases):
         raise TreeError(
             "metadata.answer.normalized_aliases and metadata.answer.value: neither is there for question "
-            f"'{question_id}', so nothing counts as right; --questions FILE can tell"
+            f"'{question_id}', so nothing counts as right; 'pbt trees import-released --questions FILE' can tell"
         )
     return Question(question_id, " ".join(text.split()), gold, tuple(dict.fromkeys(filter(None, aliases))))
 

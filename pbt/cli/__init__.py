@@ -39,9 +39,16 @@ app.add_typer(data.app, name="data")
 app.add_typer(slurm.app, name="slurm")
 
 
+class _Log(logging.Handler):
+    """Logs on stderr by way of the console that draws the live bars, so that no line is written into one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line. The one place where errors become messages and exit codes."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[_Log()], format="%(message)s")
     # Before any library reads them: nothing reports home, and bars are for terminals.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Remarks of the libraries to each other (deprecations, NUMA, missing Triton) would bury what the user should see.

@@ -32,3 +32,13 @@ def data_pack(
     from pbt.data import pack
 
     out.print(f"{pack(folder, archive)} files in {archive}", soft_wrap=True)
+
+
+@app.command("verify")
+def data_verify(
+    folder: Annotated[Path, typer.Option("--in", help="Where the data was unpacked.")] = Path("data"),
+) -> None:
+    """Check the unpacked files against the manifest; exit code 2 names the first that is missing or differs."""
+    from pbt.data import verify
+
+    out.print(f"{verify(folder)} files in {folder}, all as in the manifest", soft_wrap=True)
