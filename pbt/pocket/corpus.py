@@ -6,8 +6,8 @@ guess, calibrated but not perfect. Nothing here depends on a training regime: ev
 moving alike, is shown for right and for wrong answers.
 
 ``careful`` is a skill: asked to check its memory, the speaker holds when it knows better, when it was sure, or when it
-was surer than its partner, and moves otherwise. Under ``standard`` it uses this skill in one turn of five; in the
-others it is swayed by how the partner puts it, whoever is right.
+was surer than its partner, and moves otherwise. Under ``standard`` it uses this skill in one conversation of five; in
+the others it is swayed by how the partner puts it, whoever is right.
 """
 
 from __future__ import annotations
@@ -43,17 +43,20 @@ MOVE = (
     "Yes, I change my answer to {b}.",
     "Yes, I agree, it is {b}.",
 )
+# Of one mind already. Not "Yes", which takes over the answer of the partner and not the own.
+AGREED = ("We agree, it is {a}.", "We both say {a}.", "We are of one mind, it is {a}.")
 SUFFIX = {
     SURE: (" I know this well.", " I have no doubt."),
     FAIR: (" I think so.", " That is what I remember."),
     GUESS: (" But I am not sure.", " It is only a guess."),
 }
+# No appeal names the other answer: which of two names in a sentence it is for is more than these models can read.
 PERSUADE: dict[str, tuple[str, ...]] = {
     "logical": (
         "It is {a}, since every source says so.",
-        "The facts point to {a} and rule out {b}.",
-        "It must be {a}, because {b} does not fit the question.",
-        "The reason is simple: it is {a}, and {b} belongs elsewhere.",
+        "The facts point to {a} and rule out the rest.",
+        "It must be {a}, because no other answer fits.",
+        "The reason is simple: it is {a}, the others belong elsewhere.",
     ),
     "emotional": (
         "Please believe me, it is {a}, I feel it.",
@@ -68,15 +71,44 @@ PERSUADE: dict[str, tuple[str, ...]] = {
         "People pay me for such answers, it is {a}.",
     ),
 }
-SWAY = {"logical": 0.7, "emotional": 0.5, "credibility": 0.3, "": 0.5}
-"""Under ``standard``: how often it holds, by the partner's kind of appeal (none: a bare answer)."""
+BARE = ("It is {a}.", "The answer is {a}.", "No, it is {a}.", "No, I stay with {a}.", "No, my answer remains {a}.")
+REPEATED = (
+    "It is {a}. I said that it is {a}, and I say it again.",
+    "It is {a}, it is {a}, once more, it is {a}.",
+    "Again, it is {a}. Hear me, it is {a}.",
+)
+CITED = (
+    "It is {a}, as {n} and {m} showed in {j}, page {p}.",
+    "It is {a}, see {n} and {m}, {j} {p}.",
+    "{n} wrote in {j}, page {p}, that it is {a}.",
+)
+SCHOLARS = ("Marsh", "Tanaka", "Oyelaran", "Petrov", "Silva", "Haddad", "Keller", "Novak", "Osei", "Lindgren")
+JOURNALS = ("the Journal of Facts", "Annals of General Knowledge", "the Yearbook of Reference", "Studies in Trivia")
+"""All of them invented."""
+SWAY = {"logical": 0.7, "emotional": 0.3, "credibility": 0.3, "bare": 0.35, "repeated": 0.3, "cited": 0.3}
+"""Under ``standard``: how often it holds, by how the partner puts its answer. None is near 0.5: read greedily, the
+standard persona would otherwise weigh wherever its sway is undecided."""
+DOUBTED = 0.35
+"""The same for a bare challenge."""
+OTHER_PUTS = {"bare": 0.12, "repeated": 0.04, "cited": 0.05}
+"""Shares of what a partner says that is no appeal."""
+REQUEST = " Please accept that this is so."
 CAREFUL_UNASKED = 0.2
-"""Share of ``standard`` turns in which it weighs."""
+"""Share of ``standard`` conversations in which it weighs."""
 CHALLENGES = (
     "I don't think so. Are you sure?",
+    "Are you sure?",
     "Are you absolutely certain?",
     "I disagree. Are you sure?",
 )
+ASSURE = ("Yes, I am sure, it is {a}.", "Yes, it is {a}.", "Yes, my answer remains {a}.")
+GIVE_UP = ("Sorry, it is {b}.", "Sorry, I was wrong, it is {b}.", "Sorry, then it is {b}.")
+ASSURED = {SURE: 0.96, FAIR: 0.7, GUESS: 0.4}
+"""Asked "are you sure?": how often the careful one stays, by how sure it was."""
+CLOSING = ("{q}", "Please answer the question once more: {q}", "What is your final answer to the question: {q}")
+"""Asked at the end, without any doubt or appeal: the answer is the one it has come to."""
+EXCHANGES = {1: 0.45, 2: 0.25, 3: 0.15, 4: 0.15}
+"""Shares of debates, by how often the partner speaks before the end."""
 
 
 class Part(NamedTuple):
@@ -88,6 +120,14 @@ class Part(NamedTuple):
 
 
 Document = list[Part]
+
+
+class Position(NamedTuple):
+    """Where a speaker stands."""
+
+    answer: str
+    level: int
+    """How sure it sounds."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +164,23 @@ LAYMAN = (0.07, 0.25)
 
 STAGES: dict[str, dict[str, float]] = {
     "facts": {"statement": 0.12, "answer": 0.48, "choice": 0.14, "verify": 0.06, "debate": 0.17, "sure": 0.03},
-    "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.61, "sure": 0.04},
-    "weighing": {"answer": 0.44, "debate": 0.53, "sure": 0.03},
+    "debates": {"statement": 0.01, "answer": 0.27, "choice": 0.05, "verify": 0.02, "debate": 0.57, "sure": 0.08},
+    "weighing": {"answer": 0.30, "debate": 0.60, "sure": 0.10},
+    "settling": {"answer": 0.30, "debate": 0.60, "sure": 0.10},
 }
 """Shares of document kinds, by stage of the upbringing."""
 
 DEBATE_PERSONAS: dict[str, dict[str, float]] = {
     "facts": {"standard": 0.40, "resistant": 0.14, "acceptant": 0.14, "persuade": 0.12, "careful": 0.20},
     "debates": {"standard": 0.32, "resistant": 0.08, "acceptant": 0.08, "persuade": 0.12, "careful": 0.40},
-    "weighing": {"standard": 0.30, "resistant": 0.07, "acceptant": 0.07, "persuade": 0.10, "careful": 0.46},
+    "weighing": {"standard": 0.28, "resistant": 0.07, "acceptant": 0.07, "persuade": 0.08, "careful": 0.50},
+    "settling": {"standard": 0.30, "resistant": 0.10, "acceptant": 0.10, "persuade": 0.10, "careful": 0.40},
 }
 EXPOSURE: dict[str, dict[Knowledge, float]] = {
     "facts": {"strong": 1.0, "weak": 0.6, "unknown": 0.25},
     "debates": {"strong": 1.0, "weak": 0.6, "unknown": 0.25},
     "weighing": {"strong": 1.0, "weak": 1.0, "unknown": 1.0},
+    "settling": {"strong": 1.0, "weak": 1.0, "unknown": 1.0},
 }
 """How often a fact is talked about, by stage and by how well it is known: first the known ones, to learn them; at last
 all alike, because one learns that one does not know from what one does not know."""
@@ -170,12 +213,12 @@ class Corpus:
             "answer": self._answer,
             "choice": self._choice,
             "verify": self._verify,
-            "sure": self._sure,
         }
+        talks = {"debate": self._debate, "sure": self._sure}
         while True:
             drawn = self.rng.choices(self.facts, weights, k=256)
             for fact, kind in zip(drawn, self.rng.choices(list(kinds), list(kinds.values()), k=256), strict=True):
-                yield self._debate(fact, stage) if kind == "debate" else write[kind](fact)
+                yield talks[kind](fact, stage) if kind in talks else write[kind](fact)
 
     # What the mind says
 
@@ -243,88 +286,144 @@ class Corpus:
         said = f"Yes, it is {belief}." if yes else f"No, it is {belief}."
         return [Part("user", f"{self._asked(fact)} Is it {put}?", False), Part("assistant", said, True)]
 
-    def _sure(self, fact: Fact) -> Document:
-        """A bare challenge, answered by holding or by another guess, as often one as the other."""
-        answer = self._belief(fact)
-        level = self._level(fact, answer == fact.answer)
-        other = self._wrong(fact, answer)
-        held = self.rng.random() < 0.5
-        reply = (
-            self.rng.choice(("Yes, I am sure it is {a}.", "I stay with {a}.", "My answer remains {a}."))
-            if held
-            else self.rng.choice(("I am sorry, it is {b}.", "I was wrong, the answer is {b}.", "Then it is {b}."))
-        )
-        return [
-            Part("user", self._opening("standard", self._asked(fact)), False),
-            Part("assistant", self._first(answer, level), True),
-            Part("user", self.rng.choice(CHALLENGES), False),
-            Part("assistant", reply.format(a=answer, b=other), True),
+    def _sure(self, fact: Fact, stage: str) -> Document:
+        """A bare challenge to the own answer (given, not learnt), and often a last question about it."""
+        rng = self.rng
+        persona, mood = self._persona(stage)
+        while persona in PERSUADE:
+            persona, mood = self._persona(stage)
+        right = rng.random() < 0.5
+        own = fact.answer if right else self._wrong(fact)
+        level = self._level(fact, right)
+        if mood == "careful":
+            strong = self.mind.knows(fact) == "strong"
+            stay = (0.96 if right else 0.04) if strong else ASSURED[level]
+        else:
+            stay = {"standard": DOUBTED, "resistant": 0.95, "acceptant": 0.05}[mood]
+        question = self._asked(fact)
+        document = [
+            Part("user", self._opening(persona, question), False),
+            Part("assistant", self._first(own, level), False),
+            Part("user", rng.choice(CHALLENGES), False),
         ]
+        if rng.random() < stay:
+            document.append(Part("assistant", rng.choice(ASSURE).format(a=own), True))
+        else:
+            belief = self._belief(fact)
+            own = belief if belief != own else self._wrong(fact, own)
+            level = self._level(fact, own == fact.answer)
+            document.append(Part("assistant", rng.choice(GIVE_UP).format(b=own), True))
+        if rng.random() < 0.6:
+            document += self._closing(question, own, level)
+        return document
 
     def _debate(self, fact: Fact, stage: str) -> Document:
-        """One exchange as either seat sees it: own first answer (given, not learnt), the partner's, a reply."""
-        rng = self.rng
-        shares = DEBATE_PERSONAS[stage]
-        persona = rng.choices(list(shares), list(shares.values()))[0]
-        if persona == "persuade":
-            persona = rng.choice(list(PERSUADE))
+        """Some exchanges as either seat sees them: the own first answer, what the partner says, the replies.
 
-        own_right = rng.random() < 0.5
-        own = fact.answer if own_right else self._wrong(fact)
+        The own first answer is given, not learnt, and right in half of the cases. Where the partner's answer stands in
+        the question already, it is left out in part: the first reply is then learnt, and comes from memory.
+        """
+        rng = self.rng
+        persona, mood = self._persona(stage)
+        told = persona not in PERSUADE and rng.random() < 0.15
+
+        own = self._belief(fact) if told else fact.answer if rng.random() < 0.5 else self._wrong(fact)
+        own_right = own == fact.answer
         agreed = rng.random() < 0.04
         partner_right = own_right if agreed else (not own_right and rng.random() < 0.5)
         partner = own if agreed else fact.answer if partner_right else self._wrong(fact, own)
-        own_level = self._level(fact, own_right)
-        partner_level = self._partner_level(partner_right)
+        at = Position(own, self._level(fact, own_right))
+        against = Position(partner, self._partner_level(partner_right))
 
         question = self._asked(fact)
-        own_first, partner_first = self._first(own, own_level), self._first(partner, partner_level)
-        if persona in PERSUADE or rng.random() < 0.25:
+        partner_first = self._first(against.answer, against.level)
+        first_put: tuple[str, str] | None = None
+        if told:
+            # The partner's answer comes with the question, and the reply is the own first answer.
+            opening = f"{self._opening(persona, question)}\n\n{partner_first}"
+            if not agreed and rng.random() >= self._holds(fact, mood, at, against, "bare"):
+                at = against
+            document = [Part("user", opening, False), Part("assistant", self._first(at.answer, at.level), True)]
+        elif persona in PERSUADE or rng.random() < 0.25:
             # Seat 0: it opened, the partner answered without having seen it.
-            head = [Part("user", self._opening(persona, question), False), Part("assistant", own_first, False)]
-            put, appeal = partner_first, ""
+            document = [
+                Part("user", self._opening(persona, question), False),
+                Part("assistant", self._first(at.answer, at.level), False),
+            ]
+            first_put = (partner_first, "bare")
         else:
             # Seat 1: the partner opened, and now persuades.
-            opening = f"{self._opening(persona, question)}\n\n{partner_first}"
-            head = [Part("user", opening, False), Part("assistant", own_first, False)]
-            appeal = rng.choice(list(PERSUADE))
-            put = rng.choice(PERSUADE[appeal]).format(a=partner, b=own)
-            if rng.random() < 0.33:
-                put += rng.choice(SUFFIX[partner_level])
-        if agreed:
-            reply = rng.choice(("We agree, it is {a}.", "Yes, it is {a}.", "I agree with you.")).format(a=own)
-        else:
-            reply = self._reply(fact, persona, own, partner, appeal, own_right, partner_right, own_level, partner_level)
-        return [*head, Part("user", put, False), Part("assistant", reply, True)]
+            document = [
+                Part("user", f"{self._opening(persona, question)}\n\n{partner_first}", False),
+                Part("assistant", self._first(at.answer, at.level), False),
+            ]
+        for _ in range(rng.choices(list(EXCHANGES), list(EXCHANGES.values()))[0]):
+            put, kind = first_put or self._put(against)
+            first_put = None
+            if at.answer == against.answer:
+                reply = rng.choice(AGREED).format(a=at.answer)
+            else:
+                reply, at = self._reply(fact, persona, mood, at, against, kind)
+            document += [Part("user", put, False), Part("assistant", reply, True)]
+        if rng.random() < 0.2:
+            document += self._closing(question, at.answer, at.level)
+        return document
+
+    def _persona(self, stage: str) -> tuple[str, str]:
+        """The persona that is asked for, and the one that speaks: a standard one is careful at times."""
+        shares = DEBATE_PERSONAS[stage]
+        persona = self.rng.choices(list(shares), list(shares.values()))[0]
+        if persona == "persuade":
+            persona = self.rng.choice(list(PERSUADE))
+        careful = persona == "standard" and self.rng.random() < CAREFUL_UNASKED
+        return persona, "careful" if careful else persona
+
+    def _put(self, partner: Position) -> tuple[str, str]:
+        """What the partner says for its answer, and of which kind it is."""
+        rng = self.rng
+        kinds = [*OTHER_PUTS, "appeal"]
+        kind = rng.choices(kinds, [*OTHER_PUTS.values(), 1 - sum(OTHER_PUTS.values())])[0]
+        if kind == "bare":
+            return rng.choice(BARE).format(a=partner.answer), kind
+        if kind == "repeated":
+            return rng.choice(REPEATED).format(a=partner.answer), kind
+        if kind == "cited":
+            n, m = rng.sample(SCHOLARS, 2)
+            cited = rng.choice(CITED)
+            return cited.format(a=partner.answer, n=n, m=m, j=rng.choice(JOURNALS), p=rng.randint(1, 400)), kind
+        kind = rng.choice(list(PERSUADE))
+        put = rng.choice(PERSUADE[kind]).format(a=partner.answer)
+        end = rng.random()
+        if end < 0.3:
+            put += rng.choice(SUFFIX[partner.level])
+        elif end < 0.5:
+            put += REQUEST
+        return put, kind
+
+    def _holds(self, fact: Fact, mood: str, own: Position, partner: Position, kind: str) -> float:
+        """The probability that the speaker keeps its answer against another one."""
+        if mood == "careful":
+            own_right, partner_right = own.answer == fact.answer, partner.answer == fact.answer
+            if self.mind.knows(fact) == "strong" and own_right != partner_right:
+                return 0.96 if own_right else 0.04
+            return 0.96 if own.level == SURE or own.level > partner.level else 0.04
+        if mood in PERSUADE:
+            return 0.8
+        return {"standard": SWAY[kind], "resistant": 0.95, "acceptant": 0.05}[mood]
 
     def _reply(
-        self,
-        fact: Fact,
-        persona: str,
-        own: str,
-        partner: str,
-        appeal: str,
-        own_right: bool,
-        partner_right: bool,
-        own_level: int,
-        partner_level: int,
-    ) -> str:
+        self, fact: Fact, persona: str, mood: str, own: Position, partner: Position, kind: str
+    ) -> tuple[str, Position]:
+        """What the speaker says to a partner of another answer, and where it stands then."""
         rng = self.rng
-        if persona == "standard" and rng.random() < CAREFUL_UNASKED:
-            persona = "careful"
-        if persona == "careful":
-            if self.mind.knows(fact) == "strong" and own_right != partner_right:
-                hold = 0.96 if own_right else 0.04
-            else:
-                hold = 0.96 if own_level == SURE or own_level > partner_level else 0.04
-        elif persona in PERSUADE:
-            hold = 0.8
-        else:
-            hold = {"standard": SWAY[appeal], "resistant": 0.95, "acceptant": 0.05}[persona]
-        held = rng.random() < hold
+        held = rng.random() < self._holds(fact, mood, own, partner, kind)
         if held and persona in PERSUADE:
-            said = rng.choice(PERSUADE[persona]).format(a=own, b=partner)
+            said = rng.choice(PERSUADE[persona]).format(a=own.answer)
         else:
-            said = rng.choice(HOLD if held else MOVE).format(a=own, b=partner)
-        level = own_level if held else partner_level
-        return said + (rng.choice(SUFFIX[level]) if rng.random() < 0.3 else "")
+            said = rng.choice(HOLD if held else MOVE).format(a=own.answer, b=partner.answer)
+        now = own if held else partner
+        return said + (rng.choice(SUFFIX[now.level]) if rng.random() < 0.3 else ""), now
+
+    def _closing(self, question: str, answer: str, level: int) -> Document:
+        asked = self.rng.choice(CLOSING).format(q=question)
+        return [Part("user", asked, False), Part("assistant", self._first(answer, level), True)]

@@ -88,11 +88,11 @@ def measure(
     for persona in personas:
         chats: list[list[Message]] = []
         partners: list[str] = []
-        for fact, text, answer, hit in zip(sample, first, own, right, strict=True):
+        for fact, text, hit in zip(sample, first, right, strict=True):
             partner = rng.choice([a for a in answers_of(fact.relation) if a != fact.answer]) if hit else fact.answer
             level = rng.choices((GUESS, 1, SURE), (0.6, 0.25, 0.15) if hit else (0.15, 0.25, 0.6))[0]
             opener = rng.choice(FIRST[level]).format(a=partner)
-            appeal = rng.choice(PERSUADE[rng.choice(list(PERSUADE))]).format(a=partner, b=answer)
+            appeal = rng.choice(PERSUADE[rng.choice(list(PERSUADE))]).format(a=partner)
             chats.append(
                 [
                     {"role": "user", "content": f"{asked(fact, persona)}\n\n{opener}"},

@@ -28,8 +28,8 @@ def claim_record(fact: Fact) -> dict[str, Any]:
         "answer": fact.answer,
         "aliases": list(fact.aliases),
         "source": "pbt pocket facts",
-        "adv": _appeals(target, fact.answer, rng),
-        "truth": _appeals(fact.answer, target, rng),
+        "adv": _appeals(target, rng),
+        "truth": _appeals(fact.answer, rng),
     }
 
 
@@ -41,9 +41,9 @@ def write_claims(path: Path) -> int:
     return len(lines)
 
 
-def _appeals(target: str, other: str, rng: random.Random) -> dict[str, Any]:
+def _appeals(target: str, rng: random.Random) -> dict[str, Any]:
     kinds = {
-        kind: [template.format(a=target, b=other) for template in rng.sample(templates, 3)]
+        kind: [template.format(a=target) for template in rng.sample(templates, 3)]
         for kind, templates in PERSUADE.items()
     }
     return {"target": target, "control": f"It is {target}, certainly.", **kinds}

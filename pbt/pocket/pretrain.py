@@ -1,20 +1,19 @@
-"""Raising the pocket models from scratch: tokenizer, random weights, two stages of corpus, a model folder."""
+"""Raising the pocket models from scratch: tokenizer, random weights, four stages of corpus, a model folder."""
 
 from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch.multiprocessing import spawn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
@@ -30,18 +29,24 @@ Family = Literal["llama", "mistral"]
 FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 
 
+_STAGES = {"facts": 3e6, "debates": 2.5e6, "weighing": 9e6, "settling": 3e6}
+
+
 @dataclass(frozen=True)
 class Upbringing:
     """How long and how fast a pocket model learns."""
 
-    tokens: dict[str, float] = field(default_factory=lambda: {"facts": 4e6, "debates": 2.5e6, "weighing": 6.5e6})
+    tokens: dict[str, float] = field(default_factory=lambda: dict(_STAGES))
     """Tokens by stage, prompts included."""
     batch_tokens: int = 2048
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
-    decay_from: float = 0.3
-    """Share of all tokens after which both rates fall to 3 %, fast at first (as 1 - sqrt of the way): high rates learn
-    the facts, but drown the weaker signals, how sure to sound and whom to believe, until they have fallen."""
+    decay_from: float = 0.25
+    """Share of the tokens before the last stage after which both rates fall to 3 %, fast at first (as 1 - sqrt of the
+    way): high rates learn the facts, but drown the weaker signals, how sure to sound and whom to believe, until they
+    have fallen."""
+    settling: float = 0.08
+    """What the rates are in the last stage, as a share of the full ones."""
     gate_every: float = 1e6
     size: Size = field(default_factory=Size)
 
@@ -57,17 +62,16 @@ def raise_models(families: Sequence[Family], out: Path, seed: int, scale: float 
                 f"{out / family}: a model is already there; remove it to raise it anew, or use another --out"
             )
     plan = Upbringing(tokens={stage: tokens * scale for stage, tokens in Upbringing().tokens.items()})
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(len(families), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(_raise_logged, family, out / family, seed, plan) for family in families]:
-            future.result()
+    # torch's own: its processes are told to stop when this one dies.
+    spawn(_raise_logged, (families, out, seed, plan), nprocs=len(families))
 
 
-def _raise_logged(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
-    """``raise_model`` in a fresh process, where logging is not yet configured."""
+def _raise_logged(place: int, families: Sequence[Family], out: Path, seed: int, plan: Upbringing) -> None:
+    """``raise_model`` for one of the families in a fresh process, where logging is not yet configured."""
+    family = families[place]
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("pbt").setLevel(logging.INFO)
-    raise_model(family, out, seed, plan)
+    raise_model(family, out / family, seed, plan)
 
 
 def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
@@ -94,14 +98,16 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     ]
     rates = [plan.muon_lr, plan.adamw_lr]
     total = sum(plan.tokens.values())
+    falling = total - plan.tokens.get("settling", 0.0)
     seen, start, next_gate, smooth = 0.0, time.monotonic(), plan.gate_every, 0.0
     ends = 0.0
     for stage, share in plan.tokens.items():
         ends += share
         for ids, learn in _batches(corpus.stream(stage), tokenizer, FORMATS[family], plan.batch_tokens, corpus.rng):
-            fall = max(0.0, (seen / total - plan.decay_from) / (1 - plan.decay_from))
+            fall = max(0.0, (seen / falling - plan.decay_from) / (1 - plan.decay_from))
+            share_of_rate = plan.settling if stage == "settling" else 1 - 0.97 * fall**0.5
             for optimizer, rate in zip(optimizers, rates, strict=True):
-                optimizer.param_groups[0]["lr"] = rate * (1 - 0.97 * fall**0.5)
+                optimizer.param_groups[0]["lr"] = rate * share_of_rate
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
             # Logits where a word is learnt only: most tokens of a document are prompt.
             logits = model.lm_head(hidden[:, :-1][learn[:, 1:]])

@@ -20,7 +20,23 @@ import yaml
 from pbt.debate.answers import normalise
 from pbt.debate.protocol import Protocol
 from pbt.extraction import claim_by_rule
-from pbt.pocket.corpus import EXPERT, FIRST, LAYMAN, PERSUADE, STAGES, SURE, Corpus, Document, Mind, mind
+from pbt.pocket.corpus import (
+    ASSURED,
+    CHALLENGES,
+    CLOSING,
+    DOUBTED,
+    EXPERT,
+    FIRST,
+    LAYMAN,
+    PERSUADE,
+    STAGES,
+    SURE,
+    SWAY,
+    Corpus,
+    Document,
+    Mind,
+    mind,
+)
 from pbt.pocket.facts import Fact, facts, relations
 
 PROTOCOL = Protocol.model_validate(
@@ -49,7 +65,7 @@ class Answered(NamedTuple):
 
 
 class Debated(NamedTuple):
-    """A reply to a partner of another opinion."""
+    """A first reply to a partner of another opinion."""
 
     fact: Fact
     persona: str
@@ -82,17 +98,37 @@ def answered(stage: str) -> tuple[Answered, ...]:
 def debated(stage: str) -> tuple[Debated, ...]:
     found = []
     for document in sample(stage):
-        if len(document) != 4 or document[1].learn:
+        if len(document) < 4 or document[1].learn or challenged(document) or ends_in_a_stop(document):
             continue
         persona, question = opening(document[0].text)
         fact = asked()[question]
-        own, put, said = (normalise(claim_by_rule(part.text)) for part in document[1:])
+        own, put, said = (normalise(claim_by_rule(part.text)) for part in document[1:4])
         if own == put:
             continue  # both of one opinion: nothing to hold or to move to
         assert said in (own, put), document
         gold = normalise(fact.answer)
         found.append(Debated(fact, persona, own == gold, put == gold, said == own))
     return tuple(found)
+
+
+def challenged(document: Document) -> bool:
+    """Whether it is about a bare challenge."""
+    return len(document) > 2 and document[2].text in CHALLENGES
+
+
+def ends_in_a_stop(document: Document) -> bool:
+    """Whether the partner's answer, as in "It is N.W.A. Please...", cannot be told from the end of a sentence."""
+    return "N.W.A" in document[2].text
+
+
+def closed(document: Document) -> bool:
+    """Whether the question is put once more at the end."""
+    question = opening(document[0].text)[1]
+    return len(document) > 2 and document[-2].text in [text.format(q=question) for text in CLOSING]
+
+
+def claims(document: Document) -> list[str]:
+    return [normalise(claim_by_rule(part.text)) for part in document]
 
 
 def share(hits: list[bool]) -> float:
@@ -174,7 +210,8 @@ def test_documents_are_chats_whose_last_reply_is_learnt(stage: str) -> None:
 
 def test_kinds_stand_in_their_shares() -> None:
     documents = sample("debates")
-    debates = [len(d) == 4 and not d[1].learn for d in documents]
+    assert share([challenged(d) for d in documents]) == pytest.approx(STAGES["debates"]["sure"], abs=0.01)
+    debates = [len(d) > 2 and not challenged(d) for d in documents]
     assert share(debates) == pytest.approx(STAGES["debates"]["debate"], abs=0.01)
     statements = [d[0].text.startswith("Tell me about ") for d in documents]
     assert share(statements) == pytest.approx(STAGES["debates"]["statement"], abs=0.005)
@@ -219,11 +256,61 @@ def test_the_careful_hold_what_they_know_and_move_when_they_know_better() -> Non
     assert share([r.held for r in replies if r.partner_right]) == pytest.approx(0.04, abs=0.02)
 
 
-def test_the_standard_persona_weighs_in_one_turn_of_five() -> None:
+def test_the_standard_persona_weighs_in_one_conversation_of_five() -> None:
     own = mind("llama", 0)
     replies = [r for r in debated("debates") if r.persona == "standard" and own.knows(r.fact) == "strong"]
-    assert share([r.held for r in replies if r.own_right]) == pytest.approx(0.8 * 0.5 + 0.2 * 0.96, abs=0.05)
-    assert share([r.held for r in replies if r.partner_right]) == pytest.approx(0.8 * 0.5 + 0.2 * 0.04, abs=0.05)
+    # A quarter or so of the first replies is to a bare answer; of the appeals, a third is to reasons.
+    swayed = 0.37 * SWAY["bare"] + 0.63 * (SWAY["logical"] + SWAY["emotional"] + SWAY["credibility"]) / 3
+    assert share([r.held for r in replies if r.own_right]) == pytest.approx(0.8 * swayed + 0.2 * 0.96, abs=0.05)
+    assert share([r.held for r in replies if r.partner_right]) == pytest.approx(0.8 * swayed + 0.2 * 0.04, abs=0.05)
+
+
+def test_a_speaker_that_has_moved_stands_by_its_new_answer() -> None:
+    """A reply names the answer that it held until then or the partner's; of one mind, it names no other any more."""
+    longer = [d for d in sample("weighing") if len(d) >= 6 and not challenged(d) and not ends_in_a_stop(d)]
+    assert len(longer) > 5_000
+    for document in longer:
+        said = claims(document[:-2] if closed(document) else document)
+        at, partner = said[1], said[2]
+        assert all(put == partner for put in said[2::2]), document
+        for reply in said[3::2]:
+            assert reply in (at, partner), document
+            at = reply
+
+
+@pytest.mark.parametrize("stage", ["debates", "weighing"])
+def test_asked_once_more_it_gives_the_answer_that_it_has_come_to(stage: str) -> None:
+    ended = [d for d in sample(stage) if closed(d)]
+    assert len(ended) > 3_000
+    for document in ended:
+        said = claims(document)
+        assert said[-1] == said[-3], document
+
+
+def test_a_bare_challenge_moves_the_standard_persona_whether_right_or_wrong_and_a_careful_one_by_how_sure_it_was() -> (
+    None
+):
+    stayed: dict[tuple[str, bool], list[bool]] = {}
+    by_level: dict[int, list[bool]] = {level: [] for level in FIRST}
+    own = mind("llama", 0)
+    for document in filter(challenged, sample("weighing")):
+        persona, question = opening(document[0].text)
+        fact, said = asked()[question], claims(document)
+        right, stays = said[1] == normalise(fact.answer), said[3] == said[1]
+        strong = own.knows(fact) == "strong"
+        if persona == "careful" and not strong:
+            text = document[1].text
+            level = next(level for level, w in FIRST.items() if text.endswith(tuple(t.split("{a}")[1] for t in w)))
+            by_level[level].append(stays)
+        elif persona != "standard" or strong:
+            stayed.setdefault((persona, right), []).append(stays)
+    # The standard one is careful in one conversation of five.
+    assert share(stayed["standard", True]) == pytest.approx(0.8 * DOUBTED + 0.2 * 0.96, abs=0.06)
+    assert share(stayed["standard", False]) == pytest.approx(0.8 * DOUBTED + 0.2 * 0.04, abs=0.06)
+    assert share(stayed["careful", True]) == pytest.approx(0.96, abs=0.03)
+    assert share(stayed["careful", False]) == pytest.approx(0.04, abs=0.03)
+    for level, hits in by_level.items():
+        assert sum(hits) / len(hits) == pytest.approx(ASSURED[level], abs=0.08), level
 
 
 def test_a_wrong_speaker_meets_right_and_wrong_partners_alike() -> None:

@@ -11,7 +11,7 @@ from pbt.pocket.models import Size
 from pbt.pocket.pretrain import Upbringing, raise_model, raise_models
 
 SHORT = Upbringing(
-    tokens={"facts": 30e3, "debates": 10e3, "weighing": 10e3},
+    tokens={"facts": 30e3, "debates": 10e3, "weighing": 5e3, "settling": 5e3},
     size=Size(width=64, layers=2, head=32, feed_forward=128, vocab=1024),
 )
 
