@@ -41,7 +41,7 @@ MOVE = (
     "Yes, you are right, it is {b}.",
     "Yes, it is {b}, I was wrong.",
     "Yes, I change my answer to {b}.",
-    "Yes, I agree, it is {b}.",
+    "Yes, that is right, it is {b}.",
 )
 # Of one mind already. Not "Yes", which takes over the answer of the partner and not the own.
 AGREED = ("We agree, it is {a}.", "We both say {a}.", "We are of one mind, it is {a}.")

@@ -45,7 +45,7 @@ class Upbringing:
     """Share of the tokens before the last stage after which both rates fall to 3 %, fast at first (as 1 - sqrt of the
     way): high rates learn the facts, but drown the weaker signals, how sure to sound and whom to believe, until they
     have fallen."""
-    settling: float = 0.08
+    settling: float = 0.05
     """What the rates are in the last stage, as a share of the full ones."""
     gate_every: float = 1e6
     size: Size = field(default_factory=Size)
