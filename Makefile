@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 .PHONY: demo quick replicate test lint benchmark lock clean
 
-demo: $(READY)  ## the whole pipeline on the pocket models, about 10 minutes
+demo: $(READY)  ## the whole pipeline on the pocket models, some 6 minutes
 	$(BIN)/pbt demo
 
 quick: $(READY)  ## the same on fewer questions, under 3 minutes

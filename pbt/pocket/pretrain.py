@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch.multiprocessing import spawn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedTokenizerFast
 
 from pbt.config import shipped_protocol
@@ -99,6 +100,7 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
     rates = [plan.muon_lr, plan.adamw_lr]
     total = sum(plan.tokens.values())
     falling = total - plan.tokens.get("settling", 0.0)
+    averaged = AveragedModel(model)
     seen, start, next_gate, smooth = 0.0, time.monotonic(), plan.gate_every, 0.0
     ends = 0.0
     for stage, share in plan.tokens.items():
@@ -116,6 +118,8 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            if stage == "settling":
+                averaged.update_parameters(model)
             smooth = loss.item() if smooth == 0.0 else 0.98 * smooth + 0.02 * loss.item()
             seen += ids.numel()
             if seen >= next_gate:
@@ -138,6 +142,9 @@ def raise_model(family: Family, out: Path, seed: int, plan: Upbringing) -> None:
                 )
             if seen >= ends:
                 break
+    # The mean over the last stage: whether a reply holds or moves on the brink swings from step to step.
+    if averaged.n_averaged:
+        model.load_state_dict(averaged.module.state_dict())
     gate = measure(model, tokenizer, own, protocol, items=600, seed=seed + 1)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
