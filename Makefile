@@ -24,7 +24,7 @@ lint: $(READY)  ## style, types, and the direction of imports
 	$(BIN)/lint-imports
 
 benchmark: $(READY)  ## generation against the engine's limit
-	$(BIN)/python benchmarks/generation.py --questions 150
+	$(BIN)/python benchmarks/generation.py --questions 150 --loop-seconds 10 --ray 2
 
 # The lock names every package, so nothing is resolved here; --no-deps keeps the CUDA builds out (see requirements/).
 $(READY): requirements/cpu.txt pyproject.toml
