@@ -27,7 +27,7 @@ from pbt.errors import BadInput
 from pbt.evaluation import claims, page
 from pbt.evaluation.claims import PARTNER, Finding
 from pbt.evaluation.scorecard import Scorecard, read_results, scorecard
-from pbt.pipeline import QUICK, Pipeline, Stage, trained
+from pbt.pipeline import QUICK, Pipeline, trained
 from pbt.provenance import code_version, write_atomic
 
 SETTINGS = "settings.json"
@@ -41,8 +41,6 @@ class Replication:
 
     card: Scorecard
     findings: list[Finding]
-    stages: dict[int, list[Stage]]
-    """By seed; of the commands that ran now."""
     ablations: list[Row]
     """Of seed 0, if they were asked for."""
 
@@ -85,19 +83,19 @@ def replicate(
 
     cores = os.cpu_count() or 1
 
-    def one(seed: int) -> list[Stage]:
+    def one(seed: int) -> None:
         home = folder / f"seed-{seed}"
         commands = pipeline(seed, max(1, cores // jobs))
         commands.train(home)
         if not _evaluated(home):
             models = {"base": run.trained("dpo").path, **trained(home)}
             commands.evaluate("all", models, home, partners={PARTNER: run.models[run.seats[0]].path})
-        return commands.done
 
     with ThreadPoolExecutor(jobs) as pool:
-        running = {seed: pool.submit(one, seed) for seed in range(seeds)}
+        running = [pool.submit(one, seed) for seed in range(seeds)]
         try:
-            stages = {seed: future.result() for seed, future in running.items()}
+            for future in running:
+                future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -105,8 +103,8 @@ def replicate(
     card = scorecard(results)
     # The partner is there for the teams; the columns are the models that were trained, and their base.
     columns = tuple(column for column in card.columns if column.name != PARTNER)
-    rows = ablate(pipeline(0, cores), run.model_copy(update={"seed": 0}), folder / "seed-0") if ablations else []
-    return Replication(replace(card, columns=columns), claims.findings(results), stages, rows)
+    rows = ablate(pipeline(0, cores), run, folder / "seed-0") if ablations else []
+    return Replication(replace(card, columns=columns), claims.findings(results), rows)
 
 
 def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Path]:
