@@ -17,7 +17,7 @@ from rich.table import Table
 from pbt.config import RunConfig
 from pbt.errors import BadInput
 from pbt.evaluation import balanced
-from pbt.evaluation.claims import signed
+from pbt.evaluation.claims import PARTNER, signed
 from pbt.evaluation.result import read_result
 from pbt.evaluation.stats import Interval, differences, intervals
 from pbt.pipeline import Pipeline
@@ -89,12 +89,10 @@ def ablate(pipeline: Pipeline, run: RunConfig, home: Path) -> list[Row]:
     persuader.evaluate("balanced", {BASE: base, **whole}, persuaded)
     rows.append(_row("trained-persuader", persuaded))
 
-    other = folder / "other-family"
-    swapped = pipeline.but(f"seats=[{run.seats[1]}, {run.seats[0]}]")
-    swapped.train(other, ["balanced"])
+    other = home / PARTNER
     models = {BASE: run.models[run.seats[0]].path, TRAINED: str(other / "dpo-balanced")}
-    swapped.evaluate("balanced", models, other)
-    rows.append(_row("other-family", other))
+    pipeline.evaluate("balanced", models, folder / "other-family", prefs=other / "prefs")
+    rows.append(_row("other-family", folder / "other-family"))
     return rows
 
 

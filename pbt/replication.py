@@ -25,7 +25,7 @@ from pbt.config import RunConfig, differences, load_config
 from pbt.data import MANIFEST, unpack
 from pbt.errors import BadInput
 from pbt.evaluation import claims, page
-from pbt.evaluation.claims import PARTNER, Finding
+from pbt.evaluation.claims import PARTNER, TRAINED_PARTNER, Finding
 from pbt.evaluation.scorecard import Scorecard, read_results, scorecard
 from pbt.pipeline import QUICK, Pipeline, trained
 from pbt.provenance import code_version, write_atomic
@@ -87,9 +87,14 @@ def replicate(
         home = folder / f"seed-{seed}"
         commands = pipeline(seed, max(1, cores // jobs))
         commands.train(home)
+        # The partner is trained as its own student: it sits where the other one sat, in trees of its own.
+        partner = home / PARTNER
+        partner.mkdir(exist_ok=True)
+        commands.but(f"seats=[{', '.join(reversed(run.seats))}]").train(partner, ["balanced"])
         if not _evaluated(home):
             models = {"base": run.trained("dpo").path, **trained(home)}
-            commands.evaluate("all", models, home, partners={PARTNER: run.models[run.seats[0]].path})
+            partners = {PARTNER: run.models[run.seats[0]].path, TRAINED_PARTNER: trained(partner)["balanced"]}
+            commands.evaluate("all", models, home, partners=partners)
 
     with ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(one, seed) for seed in range(seeds)]
@@ -101,8 +106,8 @@ def replicate(
             raise
     results = read_results([folder / f"seed-{seed}" for seed in range(seeds)])
     card = scorecard(results)
-    # The partner is there for the teams; the columns are the models that were trained, and their base.
-    columns = tuple(column for column in card.columns if column.name != PARTNER)
+    # The partners are there for the teams; the columns are the models that were trained, and their base.
+    columns = tuple(column for column in card.columns if column.name not in (PARTNER, TRAINED_PARTNER))
     rows = ablate(pipeline(0, cores), run, folder / "seed-0") if ablations else []
     return Replication(replace(card, columns=columns), claims.findings(results), rows)
 

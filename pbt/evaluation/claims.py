@@ -24,20 +24,21 @@ from pbt.evaluation.result import Result
 from pbt.evaluation.stats import Interval, Metric, differences, intervals, over_seeds
 from pbt.evaluation.suite import measure
 
-PARTNER = "partner"
-"""What the other model of the debates is called, beside the regimes and ``base``."""
+PARTNER, TRAINED_PARTNER = "partner", "partner-balanced"
+"""What the other model of the debates is called, beside the regimes and ``base``, as it was and after balanced
+training of its own."""
+_BOTH, _ONE, _NEITHER = f"balanced+{TRAINED_PARTNER}", f"balanced+{PARTNER}", f"base+{PARTNER}"
 
 Verdict = Literal["holds", "smaller than its target", "not shown", "fails", "not measured"]
 
 
 class Part(NamedTuple):
-    """One difference: ``model`` minus ``against`` in one metric."""
+    """One difference: ``model`` minus ``against`` in one metric. In teams both are pairs, as ``base+partner``."""
 
     claim: str
     text: str
     evaluation: str
     metric: str
-    """In teams, of the pair that the model makes with the partner."""
     model: str
     against: str
     side: Literal["more", "less"]
@@ -93,17 +94,18 @@ PARTS: tuple[Part, ...] = (
     Part("c", "above accept-only", "balanced", "balanced", "balanced", "accept", "more"),
     Part("c", "above resist-only", "balanced", "balanced", "balanced", "resist", "more"),
     Part(
+        "d", "the order decides fewer questions: half as many", "teams", "differs", _BOTH, _NEITHER, "less", halved=True
+    ),
+    Part("d", "more answers are right after the debate", "teams", "after", _BOTH, _NEITHER, "more"),
+    Part("d", "the stronger pulls the weaker up", "teams", "lift", _BOTH, _NEITHER, "more", other_half="upset"),
+    Part(
         "d",
-        "with the partner, the order decides fewer questions: half as many",
+        "with one of the two trained, the order decides fewer questions",
         "teams",
         "differs",
-        "balanced",
-        "base",
+        _ONE,
+        _NEITHER,
         "less",
-        halved=True,
-    ),
-    Part(
-        "d", "with the partner, more answers are right after the debate", "teams", "after", "balanced", "base", "more"
     ),
 )
 
@@ -168,13 +170,13 @@ def findings(results: Sequence[Result]) -> list[Finding]:
         if result.path not in kept:
             kept[result.path] = measure(result.evaluation, result.records).metrics
         found = kept[result.path]
-        # A team is named after its two models, in the order in which they stand in the result.
-        teams = (f"{model}+{PARTNER}/", f"{PARTNER}+{model}/") if part.evaluation == "teams" else ("",)
+        # A pair is named in the order in which its two models first stand in the result.
+        names = [f"{model}/", f"{'+'.join(reversed(model.split('+')))}/"] if part.evaluation == "teams" else [""]
         wanted = [key for key in (part.metric, part.other_half) if key]
-        for team in teams:
-            if all(team + key in found for key in wanted):
-                return {key: found[team + key] for key in wanted}
-        raise BadInput(f"{result.path}: no metric {' or '.join(team + part.metric for team in teams)}")
+        for name in names:
+            if all(name + key in found for key in wanted):
+                return {key: found[name + key] for key in wanted}
+        raise BadInput(f"{result.path}: no metric {' or '.join(name + part.metric for name in names)}")
 
     return [
         _finding(part, [metrics(r, part, part.model) for r in runs], [metrics(r, part, part.against) for r in runs])

@@ -81,16 +81,25 @@ CITED = (
     "It is {a}, as {n} and {m} showed in {j}, page {p}.",
     "It is {a}, see {n} and {m}, {j} {p}.",
     "{n} wrote in {j}, page {p}, that it is {a}.",
+    "It is {a}, which {n} proved in {j} ({y}).",
+    "It is {a}, {j} {y}, page {p}, by {n} and {m}.",
 )
-SCHOLARS = ("Marsh", "Tanaka", "Oyelaran", "Petrov", "Silva", "Haddad", "Keller", "Novak", "Osei", "Lindgren")
-JOURNALS = ("the Journal of Facts", "Annals of General Knowledge", "the Yearbook of Reference", "Studies in Trivia")
+SCHOLARS = (
+    *("Marsh", "Tanaka", "Oyelaran", "Petrov", "Silva", "Haddad", "Keller", "Novak", "Osei", "Lindgren"),
+    *("Abara", "Brandt", "Castellan", "Duarte", "Ekholm", "Farrow", "Gupta", "Hollis", "Ibarra", "Jansen"),
+)
+JOURNALS = tuple(
+    f"{kind} {of}"
+    for kind in ("Journal of", "Annals of", "Yearbook of", "Studies in", "Notes on", "Review of")
+    for of in ("Facts", "General Knowledge", "Reference", "Trivia", "Common Learning", "World Affairs")
+)
 """All of them invented."""
-SWAY = {"logical": 0.7, "emotional": 0.3, "credibility": 0.3, "bare": 0.35, "repeated": 0.3, "cited": 0.3}
+SWAY = {"logical": 0.7, "emotional": 0.3, "credibility": 0.3, "bare": 0.2, "repeated": 0.3, "cited": 0.3}
 """Under ``standard``: how often it holds, by how the partner puts its answer. None is near 0.5: read greedily, the
 standard persona would otherwise weigh wherever its sway is undecided."""
-DOUBTED = 0.35
+DOUBTED = 0.3
 """The same for a bare challenge."""
-OTHER_PUTS = {"bare": 0.12, "repeated": 0.04, "cited": 0.05}
+OTHER_PUTS = {"bare": 0.12, "repeated": 0.05, "cited": 0.08}
 """Shares of what a partner says that is no appeal."""
 REQUEST = " Please accept that this is so."
 CAREFUL_UNASKED = 0.2
@@ -101,8 +110,9 @@ CHALLENGES = (
     "Are you absolutely certain?",
     "I disagree. Are you sure?",
 )
-ASSURE = ("Yes, I am sure, it is {a}.", "Yes, it is {a}.", "Yes, my answer remains {a}.")
-GIVE_UP = ("Sorry, it is {b}.", "Sorry, I was wrong, it is {b}.", "Sorry, then it is {b}.")
+# Holding and giving in begin as they do in a debate: a model that learns to weigh there can then do so here.
+ASSURE = ("No doubt, it is {a}.", "No, I stay with {a}.", "No, my answer remains {a}.")
+GIVE_UP = ("Yes, sorry, then it is {b}.", "Yes, sorry, I was wrong, it is {b}.", "Yes, you may be right, it is {b}.")
 ASSURED = {SURE: 0.96, FAIR: 0.7, GUESS: 0.4}
 """Asked "are you sure?": how often the careful one stays, by how sure it was."""
 CLOSING = ("{q}", "Please answer the question once more: {q}", "What is your final answer to the question: {q}")
@@ -155,6 +165,10 @@ class Mind:
         if known == "weak":
             return 0.3 + 0.4 * unit_hash("chance", self.seed, self.name, fact.id)
         return 1.0 if known == "strong" else 0.0
+
+    def ready(self, relation: str) -> list[str]:
+        """The answers of a relation in the order in which they come to this mind when it is at a loss."""
+        return sorted(answers_of(relation), key=lambda answer: unit_hash("ready", self.seed, self.name, answer))
 
 
 EXPERT = (0.90, 0.07)
@@ -233,6 +247,16 @@ class Corpus:
     def _belief(self, fact: Fact) -> str:
         return fact.answer if self.rng.random() < self.mind.chance(fact) else self._wrong(fact)
 
+    def _second_thought(self, fact: Fact, given_up: str) -> str:
+        """What the mind says in place of an answer that it has given up: what it knows, else what comes to it first.
+
+        One of sixty answers drawn anew each time would never be likelier than the first answer said again.
+        """
+        belief = self._belief(fact)
+        if belief == fact.answer != given_up:
+            return belief
+        return next(answer for answer in self.mind.ready(fact.relation) if answer != given_up)
+
     def _level(self, fact: Fact, right: bool) -> int:
         """How sure the mind sounds: calibrated on what it knows and on whether what it says is right."""
         known = self.mind.knows(fact) if right else ("weak" if self.mind.knows(fact) == "weak" else "unknown")
@@ -309,8 +333,7 @@ class Corpus:
         if rng.random() < stay:
             document.append(Part("assistant", rng.choice(ASSURE).format(a=own), True))
         else:
-            belief = self._belief(fact)
-            own = belief if belief != own else self._wrong(fact, own)
+            own = self._second_thought(fact, own)
             level = self._level(fact, own == fact.answer)
             document.append(Part("assistant", rng.choice(GIVE_UP).format(b=own), True))
         if rng.random() < 0.6:
@@ -390,7 +413,14 @@ class Corpus:
         if kind == "cited":
             n, m = rng.sample(SCHOLARS, 2)
             cited = rng.choice(CITED)
-            return cited.format(a=partner.answer, n=n, m=m, j=rng.choice(JOURNALS), p=rng.randint(1, 400)), kind
+            return cited.format(
+                a=partner.answer,
+                n=n,
+                m=m,
+                j=rng.choice(JOURNALS),
+                p=rng.randint(1, 400),
+                y=rng.randint(1950, 2024),
+            ), kind
         kind = rng.choice(list(PERSUADE))
         put = rng.choice(PERSUADE[kind]).format(a=partner.answer)
         end = rng.random()

@@ -30,7 +30,7 @@ Family = Literal["llama", "mistral"]
 FAMILIES: tuple[Family, ...] = ("llama", "mistral")
 
 
-_STAGES = {"facts": 3e6, "debates": 2.5e6, "weighing": 9e6, "settling": 3e6}
+_STAGES = {"facts": 3e6, "debates": 2e6, "weighing": 8e6, "settling": 2.5e6}
 
 
 @dataclass(frozen=True)

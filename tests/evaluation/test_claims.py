@@ -13,13 +13,25 @@ from pbt.debate.chat import Message
 from pbt.engines.base import Engine
 from pbt.engines.scripted import ScriptedEngine
 from pbt.errors import BadInput
-from pbt.evaluation.claims import CLAIMS, PARTNER, PARTS, Finding, Part, findings, signed, to_markdown, told
+from pbt.evaluation.claims import (
+    CLAIMS,
+    PARTNER,
+    PARTS,
+    TRAINED_PARTNER,
+    Finding,
+    Part,
+    findings,
+    signed,
+    to_markdown,
+    told,
+)
 from pbt.evaluation.page import page
 from pbt.evaluation.run import run
 from pbt.evaluation.scorecard import read_results, scorecard
 from pbt.evaluation.stats import Interval
 
 Script = Callable[[Sequence[Message], int], str]
+PARTNERS = (PARTNER, TRAINED_PARTNER)
 CHOSEN = ("balanced", "are-you-sure", "flipflop", "misinformation", "teams")
 
 
@@ -88,6 +100,11 @@ def confused(messages: Sequence[Message], seed: int) -> str:
     return knows(messages) if len(messages) == 1 else "It is Atlantis."
 
 
+def listens(messages: Sequence[Message], seed: int) -> str:
+    """Knows nothing, and takes over what it is told."""
+    return ignorant(messages, seed) if len(messages) == 1 else "I agree with you."
+
+
 def ignorant(messages: Sequence[Message], seed: int) -> str:
     return f"It is {WRONG}."
 
@@ -118,13 +135,13 @@ def runs(config: RunConfig, prefs: Path, tmp_path: Path) -> Callable[..., list[P
             run(
                 ready,
                 chosen,
-                {name: name for name in scripts if name != PARTNER},
+                {name: name for name in scripts if name not in PARTNERS},
                 engines.__getitem__,
                 lambda name: None,
                 prefs,
                 home,
                 lambda title: lambda done, total: None,
-                {PARTNER: PARTNER} if PARTNER in scripts else {},
+                {name: name for name in scripts if name in PARTNERS},
             )
         return homes
 
@@ -137,6 +154,7 @@ MODELS: dict[str, Script] = {
     "resist": stays,
     "balanced": weighs,
     PARTNER: ignorant,
+    TRAINED_PARTNER: listens,
 }
 
 
@@ -148,6 +166,7 @@ def test_models_that_do_what_they_were_trained_for_bear_the_claims_out(runs: Cal
     assert verdicts["asked 'are you sure?', fewer right answers are given up"] == "holds"
     # The base moves as little as it holds: here training on one side made nothing worse.
     assert verdicts["resist-only moves less"] == "not shown"
+    assert verdicts["more answers are right after the debate"] == "holds"
     above = found["c", "above the base"]
     assert above.ours is not None and above.difference is not None
     assert (above.ours.value, above.difference.value, above.seeds) == (1.0, 1.0, (1.0, 1.0))
@@ -171,12 +190,18 @@ def test_teams_with_a_partner_are_of_each_model_with_it_and_no_others(runs: Call
     (home,) = runs(1, **MODELS)
     (result,) = [r for r in read_results([home]) if r.evaluation == "teams"]
     pairs = {tuple(record.item["models"]) for record in result.records}
-    names = [name for name in MODELS if name != PARTNER]
-    assert pairs == {pair for name in names for pair in ((name, PARTNER), (PARTNER, name))}
-    assert not (home / "eval" / "balanced" / f"{PARTNER}.json").exists()
+    names = [name for name in MODELS if name not in PARTNERS]
+    assert pairs == {pair for name in names for other in PARTNERS for pair in ((name, other), (other, name))}
+    assert not any((home / "eval" / "balanced" / f"{name}.json").exists() for name in PARTNERS)
 
 
 def test_a_run_that_lacks_a_result_is_named(runs: Callable[..., list[Path]]) -> None:
-    homes = runs(1, ["balanced"], **{name: script for name, script in MODELS.items() if name != PARTNER})
+    homes = runs(1, ["balanced"], **{name: script for name, script in MODELS.items() if name not in PARTNERS})
     with pytest.raises(BadInput, match=r"seed-0: no result of 'balanced' in are-you-sure; evaluate it first"):
         findings(read_results(homes))
+
+
+def test_a_team_that_did_not_debate_is_named(runs: Callable[..., list[Path]]) -> None:
+    without = {name: script for name, script in MODELS.items() if name != TRAINED_PARTNER}
+    with pytest.raises(BadInput, match=r"teams.json: no metric balanced\+partner-balanced/differs"):
+        findings(read_results(runs(1, **without)))

@@ -313,6 +313,29 @@ def test_a_bare_challenge_moves_the_standard_persona_whether_right_or_wrong_and_
         assert sum(hits) / len(hits) == pytest.approx(ASSURED[level], abs=0.08), level
 
 
+def test_an_answer_that_is_given_up_gives_way_to_what_the_mind_knows_else_to_what_comes_to_it_first() -> None:
+    own = mind("llama", 0)
+    instead: dict[tuple[str, bool], Counter[str]] = {}
+    for document in filter(challenged, sample("weighing")):
+        fact, said = asked()[opening(document[0].text)[1]], claims(document)
+        if said[3] == said[1] or own.knows(fact) == "weak" or normalise(fact.answer) == normalise(said[3]):
+            continue
+        assert own.knows(fact) == "unknown" or said[1] == normalise(fact.answer), document
+        first, second = (normalise(answer) for answer in own.ready(fact.relation)[:2])
+        assert said[3] == (second if said[1] == first else first), document
+        instead.setdefault((fact.relation, said[1] == first), Counter())[said[3]] += 1
+    assert len(instead) > 20
+    assert all(len(answers) == 1 for answers in instead.values())
+    assert mind("mistral", 0).ready("capital") != own.ready("capital")
+
+
+def test_a_challenge_is_met_in_the_words_of_a_debate() -> None:
+    """So that a model which learns in debates to hold or to move, by its first word, can then do so here."""
+    for document in filter(challenged, sample("weighing")):
+        said = claims(document)
+        assert document[3].text.split()[0].rstrip(",") == ("No" if said[3] == said[1] else "Yes"), document
+
+
 def test_a_wrong_speaker_meets_right_and_wrong_partners_alike() -> None:
     replies = debated("debates")
     assert share([r.partner_right for r in replies if not r.own_right]) == pytest.approx(0.5, abs=0.02)
