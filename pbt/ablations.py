@@ -8,6 +8,7 @@ training left out, and against the trained model as persuader. All are of the ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,11 @@ class Row(NamedTuple):
     difference: Interval | None
     """Of balanced, paired."""
     items: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {key: {name: i and asdict(i) for name, i in getattr(self, key).items()} for key in ("base", "trained")}
+        return {**self._asdict(), **values, "difference": self.difference and asdict(self.difference)}
 
 
 def ablate(pipeline: Pipeline, run: RunConfig, home: Path) -> list[Row]:

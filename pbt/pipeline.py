@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from pbt.config import REGIMES, Regime
@@ -37,6 +39,26 @@ class Stage:
 def trained(folder: Path, regimes: Sequence[Regime] = REGIMES) -> dict[str, str]:
     """The models that ``Pipeline.train`` leaves in a folder: paths by regime."""
     return {regime: str(folder / f"dpo-{regime}") for regime in regimes}
+
+
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Within it, a SIGTERM for this process ends the commands that it runs too; Ctrl-C reaches them by itself."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for process in tuple(_RUNNING):
+            process.terminate()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass
@@ -124,8 +146,10 @@ class Pipeline:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pbt.cli", *arguments], stdout=output, stderr=output, env=environment
             )
+            _RUNNING.add(process)
             # wait4 gives the peak memory of this one process, which resource's counters for all children would hide.
             _, status, usage = os.wait4(process.pid, 0)
+            _RUNNING.discard(process)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in (0, 3):  # 3: done, with failed items that its own summary shows
             where = f"its message in {self.log}" if self.log else "its message above"

@@ -43,6 +43,8 @@ class Replication:
     findings: list[Finding]
     ablations: list[Row]
     """Of seed 0, if they were asked for."""
+    failed: int
+    """Items that no answer came of, in all evaluations; the tables count them by evaluation."""
 
 
 def replicate(
@@ -109,7 +111,8 @@ def replicate(
     # The partners are there for the teams; the columns are the models that were trained, and their base.
     columns = tuple(column for column in card.columns if column.name not in (PARTNER, TRAINED_PARTNER))
     rows = ablate(pipeline(0, cores), run, folder / "seed-0") if ablations else []
-    return Replication(replace(card, columns=columns), claims.findings(results), rows)
+    failed = sum(record.error is not None for result in results for record in result.records)
+    return Replication(replace(card, columns=columns), claims.findings(results), rows, failed)
 
 
 def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Path]:
@@ -142,7 +145,12 @@ def table(findings: Sequence[Finding]) -> Table:
 
 def to_dict(done: Replication) -> dict[str, Any]:
     """As JSON values."""
-    return {"claims": [finding.to_dict() for finding in done.findings], "scorecard": done.card.to_dict()}
+    return {
+        "claims": [finding.to_dict() for finding in done.findings],
+        "scorecard": done.card.to_dict(),
+        "ablations": [row.to_dict() for row in done.ablations],
+        "failed": done.failed,
+    }
 
 
 def _claim_folder(folder: Path, run: RunConfig) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def replicate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replication")
     done = replicate(folder, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 3), done.stderr
     (folder / "stdout.json").write_text(done.stdout)
     return folder
 
@@ -105,10 +107,37 @@ def test_the_pages_say_what_made_them_and_need_no_network(folder: Path) -> None:
 def test_started_again_it_has_nothing_left_to_do_and_says_the_same(folder: Path, told: dict[str, Any]) -> None:
     trees = len(list(read_trees([folder / "seed-0/trees"])))
     again = replicate(folder, "--json")
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == (3 if told["failed"] else 0), again.stderr
     assert json.loads(again.stdout) == told
     assert "train sft" not in again.stderr and "eval all" not in again.stderr
     assert len(list(read_trees([folder / "seed-0/trees"]))) == trees
+
+
+def test_told_to_stop_it_takes_the_command_that_it_runs_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pbt.cli", "replicate", "--quick", "--seeds", "1", "--out", str(tmp_path)]
+
+    def running() -> list[Path]:
+        return [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path).encode() in cmdline(path)]
+
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        for _ in range(600):
+            if len(running()) > 1:
+                break
+            time.sleep(0.1)
+        process.terminate()
+    assert process.returncode == -signal.SIGTERM
+    for _ in range(100):
+        if not running():
+            break
+        time.sleep(0.1)
+    assert not running()
+
+
+def cmdline(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # gone since it was listed
+        return b""
 
 
 def test_a_folder_of_another_configuration_is_refused(folder: Path) -> None:

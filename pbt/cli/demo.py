@@ -16,5 +16,7 @@ def demo(
 ) -> None:
     """The whole pipeline on the pocket models: trees, pairs, SFT and DPO in three regimes, a scorecard."""
     from pbt.demo import run_demo
+    from pbt.pipeline import ending_together
 
-    run_demo(folder, quick=quick, console=out)
+    with ending_together():
+        run_demo(folder, quick=quick, console=out)

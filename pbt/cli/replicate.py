@@ -33,24 +33,27 @@ def replicate(
     """Does the method do what it claims? The pipeline under several seeds, all evaluations, the four claims."""
     from pbt import replication
     from pbt.ablations import table as ablation_table
+    from pbt.pipeline import ending_together
 
     side_by_side = min(jobs or os.cpu_count() or 1, seeds)
-    done = replication.replicate(
-        config,
-        folder,
-        seeds=seeds,
-        quick=quick,
-        ablations=ablations,
-        jobs=side_by_side,
-        overrides=overrides or (),
-        console=err,
-    )
+    with ending_together():
+        done = replication.replicate(
+            config,
+            folder,
+            seeds=seeds,
+            quick=quick,
+            ablations=ablations,
+            jobs=side_by_side,
+            overrides=overrides or (),
+            console=err,
+        )
     markdown, html = replication.write_pages(folder, done, shlex.join(["pbt", *sys.argv[1:]]))
     if as_json:
         print(json.dumps(replication.to_dict(done)))
-        return
-    out.print(done.card.table())
-    out.print(replication.table(done.findings))
-    if done.ablations:
-        out.print(ablation_table(done.ablations))
-    err.print(f"pages: {markdown}, {html}", soft_wrap=True)
+    else:
+        out.print(done.card.table())
+        out.print(replication.table(done.findings))
+        if done.ablations:
+            out.print(ablation_table(done.ablations))
+    err.print(f"pages: {markdown}, {html}; {done.failed} items failed", soft_wrap=True)
+    raise typer.Exit(3 if done.failed else 0)
