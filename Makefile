@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo quick replicate test lint benchmark lock clean
+.PHONY: demo quick replicate test lint benchmark release lock clean
 
 demo: $(READY)  ## the whole pipeline on the pocket models, some 6 minutes
 	$(BIN)/pbt demo
@@ -25,6 +25,19 @@ lint: $(READY)  ## style, types, and the direction of imports
 
 benchmark: $(READY)  ## generation against the engine's limit
 	$(BIN)/python benchmarks/generation.py --questions 150 --loop-seconds 10 --ray 2
+
+RUN ?= runs/replicate/seed-0
+release: $(READY)  ## data.tar.gz and trees/sample: questions, models (raised if there are none), trees and pairs of RUN
+	$(BIN)/pbt pocket questions
+	rm -rf data/misinformation.jsonl data/run data/manifest.json
+	$(BIN)/pbt pocket misinformation
+	test -e data/pocket/llama/config.json || $(BIN)/pbt pocket build
+	mkdir -p data/run/prefs trees/sample
+	cp -r $(RUN)/trees data/run/trees
+	cp -r $(addprefix $(RUN)/prefs/,README.md run.json funnel.json pairs.jsonl data) data/run/prefs/
+	cp data/run/trees/run.json trees/sample/run.json
+	awk 'NR % 40 == 1' data/run/trees/shard-0000-of-0001.jsonl > trees/sample/shard-0000-of-0001.jsonl
+	$(BIN)/pbt data pack
 
 # The lock names every package, so nothing is resolved here; --no-deps keeps the CUDA builds out (see requirements/).
 $(READY): requirements/cpu.txt pyproject.toml

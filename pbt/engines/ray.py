@@ -119,8 +119,9 @@ class RayEngine:
 
     def __init__(self, model: str, settings: dict[str, Any], config: RayConfig, adapters: Sequence[str] = ()) -> None:
         workers = settings.get("tensor_parallel_size", 1) * settings.get("pipeline_parallel_size", 1)
-        if workers > 1 and config.num_gpus:
-            settings = {"distributed_executor_backend": "ray", **settings}
+        if workers > 1:
+            # Without GPUs vLLM cannot put its workers on Ray: they are then processes beside the actor.
+            settings = {"distributed_executor_backend": "ray" if config.num_gpus else "mp", **settings}
         # A worker may run in another folder than we do.
         folder = str(Path(model).resolve()) if Path(model).is_dir() else model
         self._attempts = config.attempts

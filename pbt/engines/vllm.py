@@ -103,6 +103,9 @@ class VllmEngine:
         if current_platform.is_cpu():
             # A prompt prefilled in chunks rewinds its random generator, which torch's CPU generators cannot do.
             ours["enable_chunked_prefill"] = False
+            if settings.get("tensor_parallel_size", 1) * settings.get("pipeline_parallel_size", 1) > 1:
+                # vLLM would give each worker a NUMA node of its own, and most machines have one.
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{**ours, **settings}))
         self._tokenizer = self._engine.get_tokenizer()
         if not getattr(self._tokenizer, "chat_template", None):

@@ -41,6 +41,16 @@ def test_greedy_replies_are_those_of_one_process(engine: RayEngine, expected: Ex
     assert replies(engine) == expected.replies
 
 
+def test_workers_that_share_a_model_say_what_one_says(llama: str, expected: Expected) -> None:
+    """Tensor parallelism: two workers of one replica, in a placement group of two bundles."""
+    engine = RayEngine(llama, {**SETTINGS, "tensor_parallel_size": 2}, RayConfig(num_cpus=0.25))
+    try:
+        assert len(engine._links[0]._group.bundle_specs) == 2  # type: ignore[union-attr]
+        assert replies(engine) == expected.replies
+    finally:
+        engine.close()
+
+
 def test_scores_are_those_of_one_process(engine: RayEngine, expected: Expected) -> None:
     scores = asyncio.run(engine.score(ask(QUESTIONS[0]), SCORED))
     assert [score.tokens for score in scores] == [score.tokens for score in expected.scores]
