@@ -89,12 +89,15 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300, help="contexts a direction, and questions of claims")
     parser.add_argument("--loop", type=int, default=10, help="the same for the loop")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="KEY=VALUE, as of pbt")
     options = parser.parse_args()
-    run = load_config(options.config)
+    run = load_config(options.config, options.overrides)
     model = run.trained("dpo")
 
     def works(limit: int) -> dict[str, Work]:
-        config = load_config(options.config, [f"eval.limit={limit}", "eval.misinformation.kinds=[logical]"])
+        config = load_config(
+            options.config, [f"eval.limit={limit}", "eval.misinformation.kinds=[logical]", *options.overrides]
+        )
         contexts = balanced.read_contexts(options.prefs, limit, config.seed)
         claims = misinformation.read_claims(config).items
         return {

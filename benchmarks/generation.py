@@ -9,7 +9,8 @@ Three ways to the same debates of the pocket models, in turns, in one process on
   one generation, one extraction by the model and one confidence pass. It runs for `--loop-seconds` a round.
 
 Prints medians and their ratios. `--tokens 80` makes every turn 80 tokens long. `--ray N` adds the trees on N replicas
-of each model on Ray, of one CPU each.
+of each model on Ray, of one CPU each. `--set models.llama.engine.dtype=bfloat16` and the like change the engines of the
+trees; the loop computes in float32.
 
     python benchmarks/generation.py [--questions 200] [--rounds 3] [--tokens 80] [--loop-seconds 20] [--ray 2]
 """
@@ -181,15 +182,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="the length of every turn")
     parser.add_argument("--loop-seconds", type=float, default=20)
     parser.add_argument("--ray", type=int, help="replicas of each model on Ray")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="KEY=VALUE, as of pbt")
     options = parser.parse_args()
     exact = [f"protocol.sampling.{key}_tokens={options.tokens}" for key in ("max", "min")] if options.tokens else []
-    config = load_config(options.config, [f"questions.limit={options.questions}", *exact])
+    config = load_config(options.config, [f"questions.limit={options.questions}", *exact, *options.overrides])
     questions = load_questions(config.questions, config.seed)
     engines = load_engines(config.models, config.speaking())
     on_ray = {}
     if options.ray:
         spread = [f"models.{name}.ray={{replicas: {options.ray}, num_cpus: 0.5}}" for name in config.speaking()]
-        on_ray = load_engines(load_config(options.config, spread).models, config.speaking())
+        on_ray = load_engines(load_config(options.config, [*options.overrides, *spread]).models, config.speaking())
     torch.set_num_threads(1)
     models = {
         name: (
