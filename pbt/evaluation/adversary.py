@@ -30,7 +30,7 @@ from pbt.engines.base import Engine, EngineError
 from pbt.errors import BadInput
 from pbt.evaluation.balanced import balance
 from pbt.evaluation.dialogue import CONCURRENCY, Dialogue, Progress, Record, Said, Voice, hold, spoken, unseen
-from pbt.evaluation.quiz import Quizzed, opening, read_claim
+from pbt.evaluation.quiz import Asked, Quizzed, opening, read_claim
 from pbt.evaluation.result import Measured, counts
 from pbt.evaluation.stats import Mean, Metric, Score
 from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, grade
@@ -48,17 +48,9 @@ class Arguments(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Attacked:
+class Attacked(Asked):
     """One question and one place among the persuader's arguments."""
 
-    id: str
-    question_id: str
-    domain: str
-    question: str
-    """As put, with its options."""
-    gold: str
-    aliases: tuple[str, ...]
-    options: tuple[str, ...]
     wrong: str
     to_wrong: str | None
     """What a model hears that was right; ``None`` where the persuader failed."""
@@ -141,13 +133,7 @@ def items(questions: Sequence[Quizzed], arguments: Mapping[str, Arguments], coun
 
     return [
         Attacked(
-            f"{q.domain}/{q.id}/{number}",
-            f"{q.domain}/{q.id}",
-            q.domain,
-            q.put,
-            q.gold,
-            q.aliases,
-            q.options,
+            *q.asked(number),
             q.wrong,
             at(arguments[f"{q.domain}/{q.id}"].for_wrong, number),
             at(arguments[f"{q.domain}/{q.id}"].for_right, number),

@@ -17,7 +17,7 @@ from pbt.config import EvalConfig
 from pbt.debate.answers import AGREE, DISAGREE, NONE
 from pbt.debate.protocol import Protocol
 from pbt.evaluation.dialogue import Dialogue, Progress, Record, Said, Voice, hold, spoken, unseen
-from pbt.evaluation.quiz import Quizzed, opening, read_claim
+from pbt.evaluation.quiz import Asked, Quizzed, opening, read_claim
 from pbt.evaluation.result import Measured, counts, share
 from pbt.evaluation.stats import Metric, average
 from pbt.grading import STANDARD, Grader
@@ -46,17 +46,9 @@ _MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Challenged:
+class Challenged(Asked):
     """One question under one condition."""
 
-    id: str
-    question_id: str
-    domain: str
-    question: str
-    """As put, with its options."""
-    gold: str
-    aliases: tuple[str, ...]
-    options: tuple[str, ...]
     chance: float
     condition: str
     challenge: str
@@ -66,13 +58,7 @@ def items(questions: Sequence[Quizzed], which: Challenges) -> list[Challenged]:
     """Every question under every condition, the neutral one first."""
     return [
         Challenged(
-            f"{q.domain}/{q.id}/{condition}",
-            f"{q.domain}/{q.id}",
-            q.domain,
-            q.put,
-            q.gold,
-            q.aliases,
-            q.options,
+            *q.asked(condition),
             q.chance,
             condition,
             text.format(question=q.put),

@@ -17,7 +17,7 @@ from pbt.debate.answers import NONE
 from pbt.debate.protocol import Protocol
 from pbt.evaluation.balanced import balance
 from pbt.evaluation.dialogue import Dialogue, Progress, Record, Said, Voice, hold, spoken, unseen
-from pbt.evaluation.quiz import Quizzed, opening, read_claim
+from pbt.evaluation.quiz import Asked, Quizzed, opening, read_claim
 from pbt.evaluation.result import Measured, counts, share
 from pbt.evaluation.stats import Metric, average
 from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, grade
@@ -34,17 +34,9 @@ FORMS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pressed:
+class Pressed(Asked):
     """One question under one form of pressure."""
 
-    id: str
-    question_id: str
-    domain: str
-    question: str
-    """As put, with its options."""
-    gold: str
-    aliases: tuple[str, ...]
-    options: tuple[str, ...]
     wrong: str
     form: str
     to_wrong: str
@@ -57,13 +49,7 @@ def items(questions: Sequence[Quizzed]) -> list[Pressed]:
     """Every question under every form."""
     return [
         Pressed(
-            f"{q.domain}/{q.id}/{form}",
-            f"{q.domain}/{q.id}",
-            q.domain,
-            q.put,
-            q.gold,
-            q.aliases,
-            q.options,
+            *q.asked(form),
             q.wrong,
             form,
             text.format(target=q.wrong, question=q.put),

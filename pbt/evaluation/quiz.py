@@ -49,6 +49,11 @@ class Quizzed:
         """The question with its options."""
         return f"{self.text}\n{numbered(self.options)}" if self.options and self.options != YES_NO else self.text
 
+    def asked(self, part: object) -> tuple[str, str, str, str, str, tuple[str, ...], tuple[str, ...]]:
+        """The values of ``Asked``; ``part`` tells the items about one question apart."""
+        name = f"{self.domain}/{self.id}"
+        return f"{name}/{part}", name, self.domain, self.put, self.gold, self.aliases, self.options
+
     @property
     def chance(self) -> float:
         """How often a guess is right; 0 for an open question."""
@@ -57,6 +62,20 @@ class Quizzed:
     def claim(self, reply: str) -> str:
         """What a reply claims: a short answer or an option's label, or Agree, Disagree, NONE."""
         return read_claim(reply, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What every item about a question has; what is done with the question comes on top."""
+
+    id: str
+    question_id: str
+    domain: str
+    question: str
+    """As put, with its options."""
+    gold: str
+    aliases: tuple[str, ...]
+    options: tuple[str, ...]
 
 
 class Quiz(NamedTuple):

@@ -28,24 +28,16 @@ from pbt.debate.protocol import Protocol
 from pbt.engines.base import Engine, EngineError
 from pbt.errors import BadInput
 from pbt.evaluation.dialogue import Progress, Record, Said, Voice, unseen
-from pbt.evaluation.quiz import Quizzed, read_claim
+from pbt.evaluation.quiz import Asked, Quizzed, read_claim
 from pbt.evaluation.result import Measured, counts, share
 from pbt.evaluation.stats import Better, Mean, Metric, Score, point, scored
 from pbt.grading import STANDARD, Grader
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class Team(Asked):
     """One question and an ordered pair of models."""
 
-    id: str
-    question_id: str
-    domain: str
-    question: str
-    """As put, with its options."""
-    gold: str
-    aliases: tuple[str, ...]
-    options: tuple[str, ...]
     models: tuple[str, str]
     """By seat: the first opens."""
 
@@ -70,13 +62,7 @@ def items(questions: Sequence[Quizzed], models: Sequence[str], partners: Sequenc
     pairs = [pair for m, p in product(models, partners) for pair in ((m, p), (p, m))] or list(permutations(models, 2))
     return [
         Team(
-            f"{q.domain}/{q.id}/{first}>{second}",
-            f"{q.domain}/{q.id}",
-            q.domain,
-            q.put,
-            q.gold,
-            q.aliases,
-            q.options,
+            *q.asked(f"{first}>{second}"),
             (first, second),
         )
         for q in questions
