@@ -34,7 +34,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    retry_if_not_exception_type,
     stop_after_attempt,
     wait_random_exponential,
 )
@@ -315,7 +314,6 @@ class _Link:
             log.warning("%s, start %d: %s", self.name, state.attempt_number, _first_line(error))
 
         patience = AsyncRetrying(
-            retry=retry_if_not_exception_type(BadInput),
             stop=stop_after_attempt(self._config.attempts),
             wait=wait_random_exponential(multiplier=0.5, max=30),
             before_sleep=note,

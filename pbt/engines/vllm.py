@@ -106,7 +106,11 @@ class VllmEngine:
             if settings.get("tensor_parallel_size", 1) * settings.get("pipeline_parallel_size", 1) > 1:
                 # vLLM would give each worker a NUMA node of its own, and most machines have one.
                 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{**ours, **settings}))
+        try:
+            self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, **{**ours, **settings}))
+        except (ValueError, RuntimeError) as error:  # too little memory, a dtype the device lacks, a broken model
+            log.debug("vLLM's start of %s", model, exc_info=True)
+            raise BadInput(f"{model}: vLLM cannot start it: {error}; its settings are the model's 'engine'") from None
         self._tokenizer = self._engine.get_tokenizer()
         if not getattr(self._tokenizer, "chat_template", None):
             raise BadInput(f"{model}: its tokenizer has no chat template; put one into chat_template.jinja there")

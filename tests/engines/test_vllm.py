@@ -146,6 +146,12 @@ def test_a_misspelt_setting_names_the_right_one(data: Path) -> None:
         VllmEngine(str(data / "pocket" / "llama"), {"max_modl_len": 128})
 
 
+def test_too_little_memory_is_said_with_what_to_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1000000")
+    with pytest.raises(BadInput, match=r"(?s)llama: vLLM cannot start it: .*VLLM_CPU_KVCACHE_SPACE.*'engine'"):
+        VllmEngine(str(data / "pocket" / "llama"), SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [("config.json", "no config.json"), ("tokenizer*", "no tokenizer"), ("chat_template*", "no chat template")],
