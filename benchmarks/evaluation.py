@@ -32,10 +32,10 @@ from pbt.evaluation.dialogue import Record, Voice
 class Loop:
     """transformers, one request at a time."""
 
-    def __init__(self, model: str, cached: bool) -> None:
+    def __init__(self, model: str, dtype: str, cached: bool) -> None:
         self.cached = cached
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
 
     @torch.no_grad()
     def generate(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
@@ -108,8 +108,8 @@ def main() -> None:
     few, many = works(options.loop), works(options.items)
     engines: dict[str, Engine] = {
         "pbt eval": load_engine(model),
-        "loop": Loop(model.path, cached=True),
-        "loop, no cache": Loop(model.path, cached=False),
+        "loop": Loop(model.path, model.engine.get("dtype", "auto"), cached=True),
+        "loop, no cache": Loop(model.path, model.engine.get("dtype", "auto"), cached=False),
     }
     found: dict[str, dict[str, float]] = {}
     for name, engine in engines.items():

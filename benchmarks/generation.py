@@ -195,7 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     models = {
         name: (
-            AutoModelForCausalLM.from_pretrained(model.path, dtype="float32"),
+            AutoModelForCausalLM.from_pretrained(model.path, dtype=model.engine.get("dtype", "auto")),
             AutoTokenizer.from_pretrained(model.path),
         )
         for name, model in config.models.items()

@@ -102,24 +102,26 @@ def ablate(pipeline: Pipeline, run: RunConfig, home: Path) -> list[Row]:
     return rows
 
 
+TITLE = "Ablations, of the first seed"
+HEAD = ("ablation", "items", "base: held / moved / balanced", "trained: held / moved / balanced", "difference")
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
     """The ablations as a table."""
-    lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, rows)]
+    lines = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def table(rows: Sequence[Row]) -> Table:
     """The ablations for a terminal."""
-    shown = Table(*_HEAD, title="ablations, seed 0", title_justify="left")
+    shown = Table(*HEAD, title=TITLE, title_justify="left")
     for row in rows:
-        shown.add_row(*_cells(row))
+        shown.add_row(*cells(row))
     return shown
 
 
-_HEAD = ["ablation", "items", "base: held / moved / balanced", "trained: held / moved / balanced", "difference"]
-
-
-def _cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """What stands under HEAD."""
     return [row.name, str(row.items), _three(row.base), _three(row.trained), signed(row.difference)]
 
 

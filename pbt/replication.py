@@ -20,7 +20,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from pbt.ablations import Row, ablate, to_markdown
+from pbt import ablations
+from pbt.ablations import Row, ablate
 from pbt.config import RunConfig, differences, load_config
 from pbt.data import MANIFEST, unpack
 from pbt.errors import BadInput
@@ -28,7 +29,7 @@ from pbt.evaluation import claims, page
 from pbt.evaluation.claims import PARTNER, TRAINED_PARTNER, Finding
 from pbt.evaluation.scorecard import Scorecard, read_results, scorecard
 from pbt.pipeline import QUICK, Pipeline, trained
-from pbt.provenance import code_version, write_atomic
+from pbt.provenance import write_atomic
 
 SETTINGS = "settings.json"
 _WIDEST = 150
@@ -42,9 +43,11 @@ class Replication:
     card: Scorecard
     findings: list[Finding]
     ablations: list[Row]
-    """Of seed 0, if they were asked for."""
+    """Of the first seed, if they were asked for."""
     failed: int
     """Items that no answer came of, in all evaluations; the tables count them by evaluation."""
+    versions: list[str]
+    """Of the code that made the results; of more than one, if it changed on the way."""
 
 
 def replicate(
@@ -53,12 +56,14 @@ def replicate(
     *,
     seeds: int,
     quick: bool,
-    ablations: bool,
+    with_ablations: bool,
     jobs: int,
     overrides: Sequence[str],
     console: Console,
 ) -> Replication:
-    """Run ``seeds`` seeds into ``folder``, at most ``jobs`` side by side. Says on ``console`` what is done.
+    """Run ``seeds`` seeds, from the configuration's on, into ``folder``, at most ``jobs`` side by side.
+
+    Says on ``console`` what is done.
 
     Raises BadInput when the folder holds another replication, or when a command fails.
     """
@@ -84,6 +89,7 @@ def replicate(
         return Pipeline(config, [*sets, f"seed={seed}"], announce, home / "log.txt", threads)
 
     cores = os.cpu_count() or 1
+    numbers = range(run.seed, run.seed + seeds)
 
     def one(seed: int) -> None:
         home = folder / f"seed-{seed}"
@@ -99,35 +105,38 @@ def replicate(
             commands.evaluate("all", models, home, partners=partners)
 
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(one, seed) for seed in range(seeds)]
+        running = [pool.submit(one, seed) for seed in numbers]
         try:
             for future in running:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    results = read_results([folder / f"seed-{seed}" for seed in range(seeds)])
+    results = read_results([folder / f"seed-{seed}" for seed in numbers])
     card = scorecard(results)
     # The partners are there for the teams; the columns are the models that were trained, and their base.
     columns = tuple(column for column in card.columns if column.name not in (PARTNER, TRAINED_PARTNER))
-    rows = ablate(pipeline(0, cores), run, folder / "seed-0") if ablations else []
+    rows = ablate(pipeline(run.seed, cores), run, folder / f"seed-{run.seed}") if with_ablations else []
     failed = sum(record.error is not None for result in results for record in result.records)
-    return Replication(replace(card, columns=columns), claims.findings(results), rows, failed)
+    versions = sorted({result.written["record"]["version"] for result in results})
+    return Replication(replace(card, columns=columns), claims.findings(results), rows, failed, versions)
 
 
 def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Path]:
     """Write the Markdown and the HTML page; returns their paths."""
     markdown, html = folder / "replication.md", folder / "replication.html"
-    made = f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}`, pbt {code_version()}."
+    made = f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}`, from results of pbt {', '.join(done.versions)}."
     told = [f"**{letter}.** {text}" for letter, text in claims.CLAIMS.items()]
     text = "\n\n".join(
         ["# Replication", made, "\n".join(f"- {line}" for line in told), claims.to_markdown(done.findings).strip()]
     )
     text += f"\n\n{done.card.to_markdown()}"
     if done.ablations:
-        text += f"\n## Ablations, seed 0\n\n{to_markdown(done.ablations)}"
+        text += f"\n## {ablations.TITLE}\n\n{ablations.to_markdown(done.ablations)}"
     write_atomic(markdown, text.encode())
-    write_atomic(html, page.page(done.card, done.findings).encode())
+    grids = [page.Grid(ablations.TITLE, ablations.HEAD, list(map(ablations.cells, done.ablations)))]
+    shown = page.page(done.card, done.findings, made=made, grids=grids if done.ablations else ())
+    write_atomic(html, shown.encode())
     return markdown, html
 
 

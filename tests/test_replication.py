@@ -18,7 +18,11 @@ from pbt.debate.answers import normalise
 from pbt.store import read_trees
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("--set", "eval.limit=60", "--set", "eval.adversary.arguments=2", "--set", "eval.predictors.samples=2")
+SHORT = [
+    part
+    for override in ("seed=7", "eval.limit=60", "eval.adversary.arguments=2", "eval.predictors.samples=2")
+    for part in ("--set", override)
+]
 
 
 def replicate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +46,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 
 def rows(folder: Path, regime: str, split: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(folder / "seed-0/prefs/data" / regime / f"{split}.parquet").to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(folder / "seed-7/prefs/data" / regime / f"{split}.parquet").to_pylist()
     return found
 
 
@@ -83,7 +87,7 @@ def test_no_evaluation_asks_what_a_pair_was_about(folder: Path, evaluation: str)
     golds = {normalise(row["gold"]) for regime in REGIMES for row in rows(folder, regime, "train")}
     questions = {row["question"] for regime in REGIMES for row in rows(folder, regime, "train")}
     name = "teams" if evaluation == "teams" else "balanced"
-    lines = (folder / "seed-0/eval" / evaluation / f"{name}.items.jsonl").read_text().splitlines()
+    lines = (folder / "seed-7/eval" / evaluation / f"{name}.items.jsonl").read_text().splitlines()
     assert lines
     for line in lines:
         item = json.loads(line)["item"]
@@ -105,12 +109,12 @@ def test_the_pages_say_what_made_them_and_need_no_network(folder: Path) -> None:
 
 
 def test_started_again_it_has_nothing_left_to_do_and_says_the_same(folder: Path, told: dict[str, Any]) -> None:
-    trees = len(list(read_trees([folder / "seed-0/trees"])))
+    trees = len(list(read_trees([folder / "seed-7/trees"])))
     again = replicate(folder, "--json")
     assert again.returncode == (3 if told["failed"] else 0), again.stderr
     assert json.loads(again.stdout) == told
     assert "train sft" not in again.stderr and "eval all" not in again.stderr
-    assert len(list(read_trees([folder / "seed-0/trees"]))) == trees
+    assert len(list(read_trees([folder / "seed-7/trees"]))) == trees
 
 
 def test_told_to_stop_it_takes_the_command_that_it_runs_with_it(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ def replicate(
         "configs/pocket.yaml"
     ),
     folder: Annotated[Path, typer.Option("--out", help="Where all seeds and the pages go.")] = Path("runs/replicate"),
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: trees, split, training, all anew.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many, from the run's own seed on: trees, split, training, all anew.")
+    ] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer questions and pairs.")] = False,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="Also train and measure otherwise, on seed 0 (twice its time).")
+        bool, typer.Option("--ablations", help="Also train and measure otherwise, on the first seed (twice its time).")
     ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Seeds side by side, on a share of the cores each; default one a core.")
@@ -42,7 +44,7 @@ def replicate(
             folder,
             seeds=seeds,
             quick=quick,
-            ablations=ablations,
+            with_ablations=ablations,
             jobs=side_by_side,
             overrides=overrides or (),
             console=err,

@@ -103,8 +103,16 @@ class Transcript(NamedTuple):
     outcome: str
 
 
-def page(card: Scorecard, found: Sequence[Finding] = ()) -> str:
-    """The whole page; with the claims that were checked on the same results, if any were."""
+class Grid(NamedTuple):
+    """A table of text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def page(card: Scorecard, found: Sequence[Finding] = (), *, made: str = "", grids: Sequence[Grid] = ()) -> str:
+    """The whole page; with the claims that were checked on the same results, what made them, and further tables."""
     environment = Environment(
         loader=PackageLoader("pbt.evaluation", "templates"),
         autoescape=True,
@@ -118,6 +126,8 @@ def page(card: Scorecard, found: Sequence[Finding] = ()) -> str:
     return environment.get_template("scorecard.html").render(
         card=card,
         claims=_claims(found),
+        made=made,
+        grids=grids,
         colours=colours,
         version=pbt.__version__,
         points=_plane(parts, colours),

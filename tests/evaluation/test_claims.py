@@ -25,7 +25,7 @@ from pbt.evaluation.claims import (
     to_markdown,
     told,
 )
-from pbt.evaluation.page import page
+from pbt.evaluation.page import Grid, page
 from pbt.evaluation.run import run
 from pbt.evaluation.scorecard import read_results, scorecard
 from pbt.evaluation.stats import Interval
@@ -184,6 +184,13 @@ def test_the_page_and_the_table_name_every_part_with_its_verdict(runs: Callable[
         assert each.verdict in html
     assert "The claims" in html and "The claims" not in page(scorecard(results))
     assert markdown.count("\n") == len(found) + 2
+
+
+def test_the_page_says_what_made_it_and_holds_further_tables(runs: Callable[..., list[Path]]) -> None:
+    card = scorecard(read_results(runs(1, **MODELS)))
+    html = page(card, made="Made by <hand>.", grids=[Grid("Ablations", ("name", "items"), [("half", "7")])])
+    assert "Made by &lt;hand&gt;." in html
+    assert "<h2>Ablations</h2>" in html and "<td>half</td><td>7</td>" in html
 
 
 def test_teams_with_a_partner_are_of_each_model_with_it_and_no_others(runs: Callable[..., list[Path]]) -> None:
