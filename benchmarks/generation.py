@@ -192,7 +192,6 @@ def main() -> None:
     if options.ray:
         spread = [f"models.{name}.ray={{replicas: {options.ray}, num_cpus: 0.5}}" for name in config.speaking()]
         on_ray = load_engines(load_config(options.config, [*options.overrides, *spread]).models, config.speaking())
-    torch.set_num_threads(1)
     models = {
         name: (
             AutoModelForCausalLM.from_pretrained(model.path, dtype=model.engine.get("dtype", "auto")),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ def replicate(
     overrides: Sequence[str],
     console: Console,
 ) -> Replication:
-    """Run ``seeds`` seeds, from the configuration's on, into ``folder``, at most ``jobs`` side by side.
+    """Run ``seeds`` seeds, from the configuration's on, into ``folder``, at most ``jobs`` commands side by side.
 
     Says on ``console`` what is done.
 
@@ -76,7 +76,7 @@ def replicate(
     ):
         unpack(None, Path("data"))
 
-    def pipeline(seed: int, threads: int) -> Pipeline:
+    def pipeline(seed: int, home: Path, side_by_side: int) -> Pipeline:
         began = time.monotonic()
 
         def announce(command: str) -> None:
@@ -84,39 +84,43 @@ def replicate(
             short = told if len(told) <= _WIDEST else f"{told[: _WIDEST - 3]}..."
             console.print(short, markup=False, highlight=False, soft_wrap=True)
 
-        home = folder / f"seed-{seed}"
-        home.mkdir(exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // side_by_side)
         return Pipeline(config, [*sets, f"seed={seed}"], announce, home / "log.txt", threads)
 
-    cores = os.cpu_count() or 1
-    numbers = range(run.seed, run.seed + seeds)
-
-    def one(seed: int) -> None:
+    def student(seed: int) -> None:
         home = folder / f"seed-{seed}"
-        commands = pipeline(seed, max(1, cores // jobs))
-        commands.train(home)
-        # The partner is trained as its own student: it sits where the other one sat, in trees of its own.
-        partner = home / PARTNER
-        partner.mkdir(exist_ok=True)
-        commands.but(f"seats=[{', '.join(reversed(run.seats))}]").train(partner, ["balanced"])
+        pipeline(seed, home, jobs).train(home)
+
+    def partner(seed: int) -> None:
+        # It is trained as its own student: it sits where the other one sat, in trees of its own.
+        home = folder / f"seed-{seed}" / PARTNER
+        pipeline(seed, home, jobs).but(f"seats=[{', '.join(reversed(run.seats))}]").train(home, ["balanced"])
+
+    def evaluate(seed: int) -> None:
+        home = folder / f"seed-{seed}"
         if not _evaluated(home):
             models = {"base": run.trained("dpo").path, **trained(home)}
-            partners = {PARTNER: run.models[run.seats[0]].path, TRAINED_PARTNER: trained(partner)["balanced"]}
-            commands.evaluate("all", models, home, partners=partners)
+            partners = {PARTNER: run.models[run.seats[0]].path, TRAINED_PARTNER: trained(home / PARTNER)["balanced"]}
+            pipeline(seed, home, min(jobs, seeds)).evaluate("all", models, home, partners=partners)
 
+    numbers = range(run.seed, run.seed + seeds)
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(one, seed) for seed in numbers]
-        try:
-            for future in running:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        # Students take longest, so they go first, and no core is left without work at the end.
+        for tasks in ([student, partner], [evaluate]):
+            running = [pool.submit(task, seed) for task in tasks for seed in numbers]
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     results = read_results([folder / f"seed-{seed}" for seed in numbers])
     card = scorecard(results)
     # The partners are there for the teams; the columns are the models that were trained, and their base.
     columns = tuple(column for column in card.columns if column.name not in (PARTNER, TRAINED_PARTNER))
-    rows = ablate(pipeline(run.seed, cores), run, folder / f"seed-{run.seed}") if with_ablations else []
+    first = folder / f"seed-{run.seed}"
+    rows = ablate(pipeline(run.seed, first, 1), run, first) if with_ablations else []
     failed = sum(record.error is not None for result in results for record in result.records)
     versions = sorted({result.written["record"]["version"] for result in results})
     return Replication(replace(card, columns=columns), claims.findings(results), rows, failed, versions)

@@ -27,7 +27,7 @@ def replicate(
         bool, typer.Option("--ablations", help="Also train and measure otherwise, on the first seed (twice its time).")
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Seeds side by side, on a share of the cores each; default one a core.")
+        int | None, typer.Option(min=1, help="Commands side by side, on a share of the cores each; default one a core.")
     ] = None,
     overrides: SetOpt = None,
     as_json: JsonOpt = False,
@@ -37,7 +37,6 @@ def replicate(
     from pbt.ablations import table as ablation_table
     from pbt.pipeline import ending_together
 
-    side_by_side = min(jobs or os.cpu_count() or 1, seeds)
     with ending_together():
         done = replication.replicate(
             config,
@@ -45,7 +44,7 @@ def replicate(
             seeds=seeds,
             quick=quick,
             with_ablations=ablations,
-            jobs=side_by_side,
+            jobs=jobs or os.cpu_count() or 1,
             overrides=overrides or (),
             console=err,
         )
