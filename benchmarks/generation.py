@@ -9,8 +9,8 @@ Three ways to the same debates of the pocket models, in turns, in one process on
   one generation, one extraction by the model and one confidence pass. It runs for `--loop-seconds` a round.
 
 Prints medians and their ratios. `--tokens 80` makes every turn 80 tokens long. `--ray N` adds the trees on N replicas
-of each model on Ray, of half a CPU each. `--set models.llama.engine.dtype=bfloat16` and the like change the engines; the
-loop computes in the same precision, on all cores.
+of each model on Ray, of half a CPU each. `--set models.llama.engine.dtype=bfloat16` and the like change the engines;
+the loop computes in the same precision, on all cores.
 
     python benchmarks/generation.py [--questions 200] [--rounds 3] [--tokens 80] [--loop-seconds 20] [--ray 2]
 """
