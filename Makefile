@@ -11,7 +11,7 @@ demo: $(READY)  ## the whole pipeline on the pocket models, some 6 minutes
 quick: $(READY)  ## the same on fewer questions, under 3 minutes
 	$(BIN)/pbt demo --quick --out runs/demo-quick
 
-replicate: $(READY)  ## five seeds, all evaluations, the four claims: under an hour
+replicate: $(READY)  ## five seeds, all evaluations, the four claims: about an hour
 	$(BIN)/pbt replicate
 
 test: $(READY)  ## all tests
