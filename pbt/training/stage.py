@@ -7,6 +7,7 @@ it; the main one alone writes.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import resource
@@ -127,7 +128,22 @@ def train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
     a signal has ended it.
     """
     with ready.lock or nullcontext():
+        if not torch.cuda.is_available():
+            _keep_freed_memory()
         return _train_and_save(trainer, ready)
+
+
+def _keep_freed_memory() -> None:
+    """Let the process keep what a training step frees, for the next one.
+
+    By default glibc gives blocks of many megabytes back to the kernel, which zeroes their pages anew in every step: a
+    quarter of the time in which a small model trains on a CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # of glibc alone
+        trim_threshold, mmap_threshold = -1, -3  # as in malloc.h
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _train_and_save(trainer: Trainer, ready: Ready) -> TrainResult:
