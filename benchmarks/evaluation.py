@@ -3,13 +3,14 @@
 Runs ``balanced`` and ``misinformation`` on the pocket Llama as ``pbt eval`` does, all items at once on vLLM, and the
 same evaluation code on an engine that answers one request after the other with transformers' ``generate``: with its
 key-value cache, and without it, as the authors' released loop generates. Same prompts and same limits on tokens; the
-loops get fewer items, because they are slow. Prints items a second, the best of some rounds each, and their ratio.
+loops get fewer items, because they are slow. Prints items a second, medians of interleaved rounds, and their ratios.
 
     python benchmarks/evaluation.py --prefs runs/demo/prefs [--items 300] [--loop 10]
 """
 
 import argparse
 import asyncio
+import statistics
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pbt.debate.chat import Message
 from pbt.debate.protocol import Sampling
 from pbt.engines.base import Continuation, Engine, Reply
 from pbt.engines.load import load_engine
+from pbt.engines.vllm import VllmEngine
 from pbt.evaluation import balanced, misinformation
 from pbt.evaluation.dialogue import Record, Voice
 
@@ -70,16 +72,15 @@ class Loop:
 Work = Callable[[Voice], Coroutine[Any, Any, list[Record]]]
 
 
-def pace(engine: Engine, run: RunConfig, work: Work, rounds: int) -> float:
-    """Items a second: the best of some rounds, so that what else the machine does counts least."""
-    best = 0.0
-    for _ in range(rounds):
-        voice = Voice(engine, run.protocol.sampling, run.protocol.clip, run.seed)
-        began = time.monotonic()
-        records = asyncio.run(work(voice))
-        assert not any(record.error for record in records)
-        best = max(best, len(records) / (time.monotonic() - began))
-    return best
+def pace(engine: Engine, run: RunConfig, work: Work) -> float:
+    """Items a second, with nothing cached before."""
+    if isinstance(engine, VllmEngine):
+        engine.forget()
+    voice = Voice(engine, run.protocol.sampling, run.protocol.clip, run.seed)
+    began = time.monotonic()
+    records = asyncio.run(work(voice))
+    assert not any(record.error for record in records)
+    return len(records) / (time.monotonic() - began)
 
 
 def main() -> None:
@@ -111,15 +112,18 @@ def main() -> None:
         "loop": Loop(model.path, model.engine.get("dtype", "auto"), cached=True),
         "loop, no cache": Loop(model.path, model.engine.get("dtype", "auto"), cached=False),
     }
-    found: dict[str, dict[str, float]] = {}
-    for name, engine in engines.items():
-        pace(engine, run, works(2)["balanced"], 1)  # the first requests pay for what is set up once
-        work = many if name == "pbt eval" else few
-        found[name] = {evaluation: pace(engine, run, work[evaluation], options.rounds) for evaluation in work}
+    for engine in engines.values():
+        pace(engine, run, works(2)["balanced"])  # the first requests pay for what is set up once
+    found: dict[str, list[float]] = {f"{name}, {evaluation}": [] for name in engines for evaluation in few}
+    for _ in range(options.rounds):
+        for name, engine in engines.items():
+            for evaluation, work in (many if name == "pbt eval" else few).items():
+                found[f"{name}, {evaluation}"].append(pace(engine, run, work))
+    for engine in engines.values():
         engine.close()
-    table = Table("items/s", *found, "ratio", "ratio, no cache", title="evaluation of the pocket Llama")
+    table = Table("items/s", *engines, "ratio", "ratio, no cache", title="evaluation of the pocket Llama")
     for evaluation in few:
-        paces = [found[name][evaluation] for name in found]
+        paces = [statistics.median(found[f"{name}, {evaluation}"]) for name in engines]
         ratios = [f"{paces[0] / slow:.0f}" for slow in paces[1:]]
         table.add_row(evaluation, *(f"{pace:.1f}" for pace in paces), *ratios)
     Console().print(table)

@@ -202,6 +202,8 @@ def main() -> None:
     paces: dict[str, list[Pace]] = {}
 
     def measured(name: str, run: Callable[[], Pace]) -> None:
+        for engine in engines.values():
+            engine.forget()
         paces.setdefault(name, []).append(run())
 
     for number in range(options.rounds):

@@ -103,6 +103,8 @@ class VllmEngine:
         if current_platform.is_cpu():
             # A prompt prefilled in chunks rewinds its random generator, which torch's CPU generators cannot do.
             ours["enable_chunked_prefill"] = False
+            # Prefixes are cached in whole blocks, and of vLLM's 128 tokens most prompts here fill none.
+            ours["block_size"] = 32
             if settings.get("tensor_parallel_size", 1) * settings.get("pipeline_parallel_size", 1) > 1:
                 # vLLM would give each worker a NUMA node of its own, and most machines have one.
                 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -197,6 +199,10 @@ class VllmEngine:
             )
         except Exception as error:  # a template is foreign code: whatever it raises concerns this chat alone
             raise EngineError(f"the chat template refused the messages: {error}") from error
+
+    def forget(self) -> None:
+        """Empty the prefix cache, so that what is asked again costs what it cost first. Only while nothing is asked."""
+        self._engine.reset_prefix_cache()
 
     def close(self) -> None:
         """Stop the thread and free the model. Requests still waiting fail. May be called again."""

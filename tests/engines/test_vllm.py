@@ -90,6 +90,23 @@ def test_a_seed_gives_the_same_reply_alone_and_in_a_crowd(engines: tuple[VllmEng
     assert len(set(texts)) > len(QUESTIONS), "other seeds and models give other replies"
 
 
+def test_a_conversation_that_goes_on_is_not_computed_anew(engines: tuple[VllmEngine, VllmEngine]) -> None:
+    from vllm import SamplingParams
+
+    began = ask("Please name, for each of these countries, its capital: France, Peru, Japan, Kenya, Norway, Chile.")
+    went_on = [*began, {"role": "assistant", "content": "Paris."}, {"role": "user", "content": "And then?"}]
+
+    def cached(messages: list[dict[str, str]]) -> int:
+        prompt = engines[0].prompt_ids(messages)
+        return asyncio.run(engines[0]._ask(prompt, SamplingParams(max_tokens=1), None)).num_cached_tokens
+
+    engines[0].forget()
+    assert cached(began) == 0
+    assert cached(went_on) >= 32
+    engines[0].forget()
+    assert cached(went_on) == 0
+
+
 def test_a_reply_cut_by_the_limit_is_marked(engines: tuple[VllmEngine, VllmEngine]) -> None:
     short = Sampling(temperature=0, max_tokens=2, min_tokens=0)
     reply = asyncio.run(engines[0].chat(ask(QUESTIONS[0]), short, 0))
