@@ -115,7 +115,7 @@ def speakers(config: RunConfig, engines: Mapping[str, Engine]) -> list[Speaker]:
         read = read_by_model(engines[extraction.model], extraction.prompts)
     ask = extraction.prompts if extraction.confidence else None
     return [
-        speaker(engines[name], protocol.sampling_of(seat), protocol.clip, read, ask)
+        speaker(engines[name], protocol.sampling_of(seat), protocol.clip_of(seat), read, ask)
         for seat, name in enumerate(config.seats)
     ]
 

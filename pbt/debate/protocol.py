@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,7 +37,9 @@ class Seat(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     """In a round of three or more it stands before each turn that the others read."""
     sampling: Sampling | None = None
-    """How this seat's replies are sampled; as the protocol says when absent."""
+    """How this seat's replies are sampled; what it leaves out, and all of it when absent, is as the protocol says."""
+    clip: Clip | None = None
+    """Where this seat's unfinished last sentences are cut off; as the protocol says when absent."""
 
 
 class Level(BaseModel):
@@ -77,6 +80,15 @@ class Protocol(BaseModel):
     trained_persona: str = "standard"
     """The persona whose instruction stands in a preference pair's prompt and in evaluations."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _seats_differ_in_part(cls, table: Any) -> Any:
+        """Give each seat that is sampled in its own way what it leaves out."""
+        match table:
+            case {"seats": [*seats], "sampling": {**shared}}:
+                return {**table, "seats": [_filled(seat, shared) for seat in seats]}
+        return table
+
     @model_validator(mode="after")
     def _works(self) -> Protocol:
         names = [seat.name for seat in self.seats]
@@ -99,9 +111,7 @@ class Protocol(BaseModel):
             )
         if self.trained_persona not in self.personas:
             raise ValueError(f"trained_persona: {_unknown('persona', self.trained_persona, self.personas)}")
-        for name in ("{instruction}", "{question}"):
-            if name not in self.opening:
-                raise ValueError(f"opening: {name} is missing, so the speaker would not see it")
+        _check_opening(self.opening)
         if self.stop == "released" and len(self.seats) != 2:
             raise ValueError(f"stop: the rule 'released' is for two seats, found {len(self.seats)}")
         return self
@@ -123,6 +133,31 @@ class Protocol(BaseModel):
     def sampling_of(self, seat: int) -> Sampling:
         """How the replies of a seat are sampled."""
         return self.seats[seat].sampling or self.sampling
+
+    def clip_of(self, seat: int) -> Clip:
+        """Where the unfinished last sentences of a seat are cut off."""
+        return self.seats[seat].clip or self.clip
+
+
+def _filled(seat: Any, shared: dict[str, Any]) -> Any:
+    match seat:
+        case {"sampling": {**own}}:
+            return {**seat, "sampling": {**shared, **own}}
+    return seat
+
+
+def _check_opening(opening: str) -> None:
+    """Refuse an opening that would not show the speaker its instruction and the question, each in braces."""
+    try:
+        named = [tuple(rest) for _, *rest in Formatter().parse(opening) if rest[0] is not None]
+    except ValueError as error:
+        raise ValueError(f"opening: {error}; a brace that is meant must stand twice") from None
+    for name in ("instruction", "question"):
+        if (name, "", None) not in named:
+            raise ValueError(f"opening: {{{name}}} is missing, so the speaker would not see it")
+    for name, *_ in named:
+        if name not in ("instruction", "question"):
+            raise ValueError(f"opening: there is nothing to put for {{{name}}}; a brace that is meant must stand twice")
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pbt.debate.protocol import Protocol
+from pbt.debate.protocol import Protocol, Sampling
 
 SHIPPED = sorted(
     (f for f in resources.files("pbt").joinpath("protocols").iterdir() if f.name.endswith(".yaml")),
@@ -90,6 +90,14 @@ def test_a_seat_may_be_sampled_in_its_own_way() -> None:
     assert (protocol.sampling_of(1).temperature, protocol.sampling_of(1).max_tokens) == (0, 20)
 
 
+def test_what_a_seat_leaves_out_is_as_the_protocol_says() -> None:
+    seats = [{"name": "A", "clip": "never"}, {"name": "B", "sampling": {"max_tokens": 6}}]
+    protocol = Protocol.model_validate(table(seats=seats, sampling={"temperature": 0.5, "min_tokens": 4}, clip="always"))
+    assert protocol.sampling_of(1) == Sampling(temperature=0.5, max_tokens=6, min_tokens=4)
+    assert [protocol.clip_of(seat) for seat in (0, 1)] == ["never", "always"]
+    assert Protocol.model_validate(protocol.model_dump()) == protocol
+
+
 def test_sampling_defaults_are_the_papers() -> None:
     sampling = Protocol.model_validate(table()).sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.min_tokens) == (0.7, 80, 8)
@@ -109,6 +117,10 @@ def test_sampling_defaults_are_the_papers() -> None:
         ({"trained_persona": "calm"}, r"trained_persona: there is no prompt for persona 'calm'; known: standard, firm"),
         ({"opening": "{instruction}"}, r"opening: \{question\} is missing"),
         ({"opening": "{question}"}, r"opening: \{instruction\} is missing"),
+        ({"opening": "{instruction} {question} {topic}"}, r"opening: there is nothing to put for \{topic\}"),
+        ({"opening": "{instruction} {question} {}"}, r"opening: there is nothing to put for \{\}"),
+        ({"opening": "{instruction} {question} {"}, r"opening: .*a brace that is meant must stand twice"),
+        ({"opening": "{{instruction}} {{question}}"}, r"opening: \{instruction\} is missing"),
         ({"levels": []}, r"levels\s.*at least 1"),
         (
             {"levels": [{"seat": "C", "personas": ["standard"]}]},
