@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from rich.table import Table
 from pbt.config import RunConfig
 from pbt.counts import TreeCounts
 from pbt.debate.chat import Message
-from pbt.debate.grow import Speaker, Utterance, grow
+from pbt.debate.grow import Speaker, grow
+from pbt.debate.protocol import Sampling
 from pbt.debate.tree import DebateTree, Turn
-from pbt.engines.base import Engine, EngineError
+from pbt.engines.base import Continuation, Engine, EngineError, Reply
 from pbt.provenance import provenance
 from pbt.questions import Question, load_questions
 from pbt.speaker import speakers
@@ -33,10 +35,12 @@ class GenerationSummary(TreeCounts):
     owed: int
     """Questions of this shard without a tree when the launch began."""
     done_before: int
+    failed_before: int = 0
+    """Questions that failed in an earlier launch and are not tried again."""
     failed: int = 0
     seconds: float = 0.0
-    waiting: list[int] = field(default_factory=list)
-    """By seat: requests under way now."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """By model: requests under way now."""
     stopped: bool = False
     """Whether a signal ended it before all that was owed was done."""
 
@@ -50,6 +54,7 @@ class GenerationSummary(TreeCounts):
         return {
             "owed": self.owed,
             "done_before": self.done_before,
+            "failed_before": self.failed_before,
             "failed": self.failed,
             "left": self.left,
             "stopped": self.stopped,
@@ -65,10 +70,13 @@ class GenerationSummary(TreeCounts):
         table = Table("trees grown", str(self.trees), title=folder, title_justify="left", show_edge=False)
         table.add_row("already there", str(self.done_before))
         table.add_row("failed", str(self.failed))
+        if self.failed_before:
+            table.add_row("failed before", f"{self.failed_before} (--retry-failed tries them again)")
         if self.left:
             table.add_row("still owed", str(self.left))
         if not self.trees:
             return [table]
+        table.add_row("time", str(timedelta(seconds=round(self.seconds))))
         table.add_row("turns", f"{self.turns} ({facts['turns_per_second'] or 0} a second)")
         table.add_row("tokens", f"{self.tokens} ({facts['tokens_per_second'] or 0} a second)")
         self.add_shares(table)
@@ -89,13 +97,12 @@ async def grow_trees(
     A tree whose engine gives up on a request becomes a line of the failures; the others go on. Once ``stop`` is set no
     tree is begun; those under way have ``generate.grace`` seconds, then they are dropped and stay owed.
     """
-    heard = _counted(speakers, summary)
     start = time.monotonic()
     ahead = iter(questions)
 
     async def grow_one(question: Question) -> None:
         try:
-            turns = await grow(question.id, question.text, config.protocol, heard, config.seed)
+            turns = await grow(question.id, question.text, config.protocol, speakers, config.seed)
         except EngineError as error:
             store.fail(question.id, error)
             summary.failed += 1
@@ -133,21 +140,32 @@ async def grow_trees(
             task.result()
 
 
-def _counted(speakers: Sequence[Speaker], summary: GenerationSummary) -> list[Speaker]:
-    """The speakers, with the requests that are under way counted by seat."""
-    summary.waiting = [0] * len(speakers)
+@dataclass(frozen=True)
+class _Counted:
+    """An engine whose requests under way are counted in ``waiting`` by its name."""
 
-    def counted(seat: int, speak: Speaker) -> Speaker:
-        async def ask(messages: Sequence[Message], seed: int) -> Utterance:
-            summary.waiting[seat] += 1
-            try:
-                return await speak(messages, seed)
-            finally:
-                summary.waiting[seat] -= 1
+    engine: Engine
+    name: str
+    waiting: dict[str, int]
 
-        return ask
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        with self._under_way():
+            return await self.engine.chat(messages, sampling, seed)
 
-    return [counted(seat, speak) for seat, speak in enumerate(speakers)]
+    async def score(self, messages: Sequence[Message], continuations: Sequence[str]) -> list[Continuation]:
+        with self._under_way():
+            return await self.engine.score(messages, continuations)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        self.waiting[self.name] += 1
+        try:
+            yield
+        finally:
+            self.waiting[self.name] -= 1
 
 
 def generate(
@@ -169,10 +187,15 @@ def generate(
     store = TreeStore(out, shard, provenance(config, "generate", config.generation()), config.generation())
     try:
         done = store.done()
-        settled = done if retry_failed else done | store.failed()
+        given_up = set() if retry_failed else store.failed() - done
         mine = [question for question in questions if shard.owns(question.id)]
-        owed = [question for question in mine if question.id not in settled]
-        summary = GenerationSummary(owed=len(owed), done_before=sum(question.id in done for question in mine))
+        owed = [question for question in mine if question.id not in done | given_up]
+        summary = GenerationSummary(
+            owed=len(owed),
+            done_before=sum(question.id in done for question in mine),
+            failed_before=sum(question.id in given_up for question in mine),
+            waiting=dict.fromkeys(config.speaking(), 0),
+        )
         if owed:
             with _signals() as stopped:
                 voices = engines(config)
@@ -198,7 +221,8 @@ async def _run(
 ) -> None:
     stop = asyncio.Event()
     stopped.tell(asyncio.get_running_loop(), stop)
-    await grow_trees(config, owed, speakers(config, voices), store, summary, progress, stop)
+    counted = {name: _Counted(engine, name, summary.waiting) for name, engine in voices.items()}
+    await grow_trees(config, owed, speakers(config, counted), store, summary, progress, stop)
 
 
 class _Stopped:

@@ -108,7 +108,7 @@ class ProgressDisplay(Generic[Work]):
 
 
 def growing(summary: GenerationSummary, watched: float) -> Look:
-    """Trees done, turns/s, tokens/s, requests under way by seat, and the time left."""
+    """Trees done, turns/s, tokens/s, requests under way by model, and the time left."""
     done = summary.trees + summary.failed
     # The summary's own clock stands still while no tree is finished, ours goes on after the last one.
     seconds = max(summary.seconds, watched if done < summary.owed else 0.0, 1e-9)
@@ -119,7 +119,8 @@ def growing(summary: GenerationSummary, watched: float) -> Look:
     share = done / summary.owed
     if done < summary.owed:
         if summary.waiting:
-            told.append(f"{' + '.join(map(str, summary.waiting))} requests under way")
+            each = (f"{waiting} at {name}" for name, waiting in summary.waiting.items())
+            told.append(f"requests under way: {', '.join(each)}")
         told.append(_left(share, seconds))
     return Look(share, ", ".join(told))
 

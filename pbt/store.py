@@ -112,14 +112,15 @@ class TreeStore:
 
     def __init__(self, folder: Path, shard: Shard, record: dict[str, Any], covers: dict[str, Any]) -> None:
         """Open or resume. ``covers`` is the part of the configuration that trees depend on; under another one
-        the folder is refused with the differing keys. Raises BadInput."""
+        the folder is refused with the differing keys, unless nothing stands in it and nobody writes. Raises BadInput."""
         self.folder = folder
         self.shard = shard
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
-                if (folder / RUN_FILE).exists():
-                    _refuse_other(folder, read_run(folder), record, covers)
+                old = read_run(folder) if (folder / RUN_FILE).exists() else None
+                if old and not _untouched(folder):
+                    _refuse_other(folder, old, record, covers)
                 else:
                     write_run(folder, {**record, "covers": covers})
                 _refuse_other_count(folder, shard)
@@ -142,7 +143,9 @@ class TreeStore:
 
     def fail(self, question_id: str, error: BaseException) -> None:
         """Record a tree that could not be grown. Raises BadInput as ``write`` does."""
-        self._failures.append({"question_id": question_id, "type": type(error).__name__, "message": str(error)})
+        # A message may quote what a server said, and that may be half a character.
+        message = str(error).encode("utf-8", "replace").decode("utf-8")
+        self._failures.append({"question_id": question_id, "type": type(error).__name__, "message": message})
 
     def close(self) -> None:
         """Flush to disk and let go of the shard."""
@@ -442,19 +445,37 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any], covers
     )
 
 
+def _untouched(folder: Path) -> bool:
+    """Whether a launch that ended before its first line left the folder, and nobody writes to it now. The caller holds
+    the folder's lock."""
+    trees = tree_files(folder)
+    for path in (*trees, *_failure_files(folder)):
+        with path.open("rb") as file:
+            if path.stat().st_size or not _free(file):
+                return False
+    return bool(trees)
+
+
 def _refuse_other_count(folder: Path, shard: Shard) -> None:
     """Refuse to open beside a writer that divides the questions otherwise. The caller holds the folder's lock."""
     for path in tree_files(folder):
         if path.stem.endswith(shard.siblings):
             continue
         with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _free(file):
                 raise BadInput(
                     f"{path}: another process is writing this shard, which shares questions with --shard "
                     f"{shard.index}/{shard.count}; let it end before the number of shards changes"
-                ) from None
+                )
+
+
+def _free(file: IO[bytes]) -> bool:
+    """Whether no writer holds a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

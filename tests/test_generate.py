@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
-import textwrap
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +79,45 @@ def test_no_more_trees_grow_at_once_than_asked_for(tmp_path: Path) -> None:
     assert engine.most == 3
 
 
-def test_requests_under_way_are_counted_by_seat(tmp_path: Path) -> None:
+def test_requests_under_way_are_counted_by_model(tmp_path: Path) -> None:
     config = load_config(write_run(tmp_path, 8), ["generate.concurrency=4"])
-    seen: list[tuple[int, ...]] = []
+    seen: list[dict[str, int]] = []
     engine = Latent(0.001)
     summary = generate(
-        config, tmp_path / "t", Shard(0, 1), lambda _: {"x": engine, "y": engine}, lambda s: seen.append((*s.waiting,))
+        config, tmp_path / "t", Shard(0, 1), lambda _: {"x": engine, "y": engine}, lambda s: seen.append({**s.waiting})
     )
-    assert seen[0] == (0, 0)
-    assert max(map(sum, seen)) > 0
-    assert summary.waiting == [0, 0]
+    assert seen[0] == {"x": 0, "y": 0}
+    assert max(sum(now.values()) for now in seen) > 0
+    assert summary.waiting == {"x": 0, "y": 0}
+
+
+def test_what_failed_before_is_told_again_until_it_is_tried_again(tmp_path: Path) -> None:
+    class Refusing(Latent):
+        async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+            raise EngineError("no")
+
+    config = load_config(write_run(tmp_path, 3))
+    first = run(config, tmp_path / "t", Refusing())
+    assert (first.failed, first.failed_before) == (3, 0)
+    again = run(config, tmp_path / "t", Latent())
+    assert (again.owed, again.failed, again.failed_before) == (0, 0, 3)
+    assert "--retry-failed" in shown(again)
+    healed = run(config, tmp_path / "t", Latent(), retry_failed=True)
+    assert (healed.trees, healed.failed_before) == (3, 0)
+    assert run(config, tmp_path / "t", Latent()).failed_before == 0
+
+
+def test_the_summary_tells_how_long_it_took(tmp_path: Path) -> None:
+    summary = run(load_config(write_run(tmp_path, 2)), tmp_path / "t", Latent())
+    summary.seconds = 3723.4
+    assert "1:02:03" in shown(summary)
+
+
+def shown(summary: GenerationSummary) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    for table in summary.tables("t"):
+        console.print(table)
+    return console.file.getvalue()
 
 
 def test_the_summary_counts_what_stands_on_disk(tmp_path: Path) -> None:
@@ -164,68 +195,113 @@ def test_what_is_under_way_does_not_grow_with_the_questions(tmp_path: Path) -> N
     assert most_tasks(400) <= 8 * 22 + 4
 
 
-PROGRAM = """
-import signal
-import sys
-from pathlib import Path
-# A shell starts what runs in its background with Ctrl-C switched off, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, {here!r})
-from test_generate import Latent
-from pbt.config import load_config
-from pbt.generate import generate
-from pbt.store import Shard
+class Begun(Latent):
+    """Remembers which questions were opened."""
 
-engine = Latent(0.01)
-config = load_config(Path(sys.argv[1]), sys.argv[3:])
-summary = generate(config, Path(sys.argv[2]), Shard(0, 1), lambda _: {{"x": engine, "y": engine}}, lambda _: None)
-sys.exit(4 if summary.left else 0)
-"""
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.opened: set[str] = set()
+
+    async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+        self.opened.add(re.findall(r"Which number is \d+\?", messages[0]["content"])[0])
+        return await super().chat(messages, sampling, seed)
 
 
-def started(config: Path, out: Path, *overrides: str) -> subprocess.Popen[str]:
-    """A process that grows trees slowly, once some stand."""
-    program = textwrap.dedent(PROGRAM.format(here=str(Path(__file__).parent)))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(config), str(out), *overrides], stderr=subprocess.PIPE, text=True
-    )
-    until = time.monotonic() + 60
-    while not any(path.stat().st_size for path in out.glob("shard-*.jsonl")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return process
+def run_until(trees: int, number: signal.Signals, config: RunConfig, out: Path, engine: Latent) -> GenerationSummary:
+    """Grow, and send this process a signal once so many trees stand."""
+
+    def watch(summary: GenerationSummary) -> None:
+        if summary.trees == trees and not summary.stopped:
+            os.kill(os.getpid(), number)
+
+    return generate(config, out, Shard(0, 1), lambda _: {"x": engine, "y": engine}, watch)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_when_time_is_up_trees_under_way_are_finished_and_the_rest_stays_owed(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    config = write_run(tmp_path, 400)
-    process = started(config, tmp_path / "t", "generate.concurrency=4")
-    os.kill(process.pid, number)
-    assert process.wait(30) == 4
-    grown = {tree.question_id for tree in read_trees([tmp_path / "t"])}
-    assert 0 < len(grown) < 400
-    assert run(load_config(config), tmp_path / "t", Latent()).trees == 400 - len(grown)
+    config = load_config(write_run(tmp_path, 100), ["generate.concurrency=4"])
+    engine = Begun(0.005)
+    summary = run_until(5, number, config, tmp_path / "t", engine)
+    assert summary.stopped
+    assert {tree.question for tree in read_trees([tmp_path / "t"])} == engine.opened
+    assert 5 < summary.trees < 100
+    assert summary.left == 100 - summary.trees
+    assert run(config, tmp_path / "t", Latent()).trees == summary.left
 
 
 def test_trees_that_outlast_the_grace_are_dropped(tmp_path: Path) -> None:
-    config = write_run(tmp_path, 400)
-    process = started(config, tmp_path / "t", "generate.concurrency=50", "generate.grace=0")
+    class Stuck(Begun):
+        async def chat(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> Reply:
+            self.opened.add(re.findall(r"Which number is \d+\?", messages[0]["content"])[0])
+            if int(re.findall(r"Which number is (\d+)", messages[0]["content"])[0]) >= 16:
+                await asyncio.sleep(600)
+            return await super().chat(messages, sampling, seed)
+
+    config = load_config(write_run(tmp_path, 100), ["generate.concurrency=4", "generate.grace=0.1"])
+    engine = Stuck(0.001)
     begun = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(30) == 4
-    assert time.monotonic() - begun < 10
-    assert all(len(tree.turns) > 0 for tree in read_trees([tmp_path / "t"]))
+    summary = run_until(15, signal.SIGTERM, config, tmp_path / "t", engine)
+    assert time.monotonic() - begun < 60
+    assert 15 <= summary.trees < len(engine.opened) < 100
+    assert sum(1 for _ in read_trees([tmp_path / "t"])) == summary.trees
+    assert run(config, tmp_path / "t", Latent()).trees == 100 - summary.trees
 
 
-def test_ctrl_c_leaves_whole_trees_and_can_be_gone_on_from(tmp_path: Path) -> None:
-    config = write_run(tmp_path, 400)
-    process = started(config, tmp_path / "t", "generate.concurrency=4")
+class Answering(BaseHTTPRequestHandler):
+    """An endpoint that serves "x" and says the same to everybody."""
+
+    def do_GET(self) -> None:
+        self.send({"data": [{"id": "x"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send({"choices": [{"message": {"content": "It is four."}, "finish_reason": "stop"}]})
+
+    def send(self, body: dict[str, Any]) -> None:
+        data = orjson.dumps(body)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_ctrl_c_ends_the_command_with_130_and_whole_trees(tmp_path: Path, endpoint: str) -> None:
+    model = {"path": "x", "openai": {"base_url": endpoint}}
+    config = write_run(tmp_path, 2000, models={"x": model}, seats=["x", "x"], protocol="chain")
+    # A shell starts what runs in its background with Ctrl-C switched off, and children inherit that.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pbt.cli import main; main()"
+    out = tmp_path / "t"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "generate", str(config), "--out", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    grown = out / "shard-0000-of-0001.jsonl"
+    while not (grown.exists() and grown.stat().st_size):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode not in (0, 4)
-    assert "KeyboardInterrupt" in told
-    grown = sum(1 for _ in read_trees([tmp_path / "t"]))
-    assert run(load_config(config), tmp_path / "t", Latent()).trees == 400 - grown
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert grown.read_bytes().endswith(b"}\n")
+    trees = sum(1 for _ in read_trees([out]))
+    assert 0 < trees < 2000
+    summary = generate(load_config(config), out, Shard(0, 1), lambda _: {"x": Latent()}, lambda _: None)
+    assert (summary.done_before, summary.trees) == (trees, 2000 - trees)

@@ -19,7 +19,7 @@ from pbt.config import digest
 from pbt.debate.tree import DebateTree, Turn
 from pbt.errors import BadInput
 from pbt.provenance import RUN_FILE, read_run
-from pbt.store import BadLine, Shard, TreeStore, read_trees, scan_trees, tree_files
+from pbt.store import BadLine, Shard, TreeStore, read_failures, read_trees, scan_trees, tree_files
 
 COVERS = {"seed": 1, "models": {"x": {"path": "a"}}}
 WHOLE = Shard(0, 1)
@@ -205,6 +205,20 @@ def test_resuming_under_another_configuration_is_refused_with_the_difference(tmp
     assert before == (path.read_bytes(), (tmp_path / RUN_FILE).read_bytes())
     assert tree_files(tmp_path) == [path]
     store(tmp_path).close()
+
+
+def test_a_launch_that_wrote_no_line_does_not_hold_the_next_to_its_configuration(tmp_path: Path) -> None:
+    store(tmp_path).close()
+    other = {"seed": 2}
+    with_other = store(tmp_path, covers=other)
+    assert read_run(tmp_path)["covers"] == other
+    with pytest.raises(BadInput, match="seed: 2 -> 1"):  # somebody writes
+        store(tmp_path, Shard(0, 2))
+    with_other.fail("q1", ValueError("half a character: \ud83d"))
+    with_other.close()
+    assert [failure.message for failure in read_failures(tmp_path)] == ["half a character: ?"]
+    with pytest.raises(BadInput, match="seed: 2 -> 1"):
+        store(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

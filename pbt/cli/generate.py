@@ -44,4 +44,4 @@ def generate(
         for table in summary.tables(str(target)):
             out.print(table)
             out.print()
-    raise typer.Exit(4 if summary.left else 3 if summary.failed else 0)
+    raise typer.Exit(4 if summary.left else 3 if summary.failed or summary.failed_before else 0)
