@@ -443,6 +443,21 @@ class RunConfig(Section):
                 raise ValueError(f"{key}: no model '{name}' under models (known: {', '.join(self.models)})")
         return self
 
+    @model_validator(mode="after")
+    def _models_can(self) -> RunConfig:
+        asked = [("extraction.confidence", name) for name in self.seats if self.extraction.confidence]
+        asked += [("preferences.filter.model", f.model) for f in (self.preferences.filter,) if f]
+        for key, name in asked:
+            if (endpoint := self.models[name].openai) and endpoint.server != "vllm":
+                raise ValueError(
+                    f"{key}: needs the probabilities of texts, and of endpoints only vLLM's server gives them; "
+                    f"set models.{name}.openai.server: vllm if it is one"
+                )
+        clusters = {model.ray.address for model in self.models.values() if model.ray}
+        if len(clusters) > 1:
+            raise ValueError("models: they name different ray.address, but one process joins one cluster")
+        return self
+
     def trained(self, stage: Literal["sft", "dpo"]) -> ModelConfig:
         """The base model that a training stage starts from."""
         return self.models[getattr(self, stage).model or self.seats[1]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbt.config import ModelConfig
+from pbt.config import ModelConfig, digest
 from pbt.debate.chat import Message
 from pbt.debate.protocol import Sampling
 from pbt.engines.base import Continuation, Engine, Reply
@@ -47,7 +47,7 @@ def load_engines(models: dict[str, ModelConfig], names: Iterable[str]) -> dict[s
     """
     families: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        families.setdefault(models[name].model_copy(update={"adapter": None}).model_dump_json(), []).append(name)
+        families.setdefault(digest(models[name].model_dump(mode="json", exclude={"adapter"})), []).append(name)
     engines: dict[str, Engine] = {}
     with ExitStack() as on_failure:
         for family in families.values():

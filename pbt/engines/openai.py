@@ -3,7 +3,7 @@
 A request is asked again, after a pause that grows and is jittered, when it was turned away (429), when the server
 failed (5xx), when nothing came in time, or when what came is no answer (cut short, not JSON, the wrong shape). After
 ``attempts`` in all it fails with EngineError. A request that the server refuses for what it is, such as a prompt
-longer than the model, fails at once. Keys come from the environment and appear in no message.
+longer than the model, fails at once; what concerns the endpoint (401, 403, 404) is BadInput and ends the run. Keys come from the environment and appear in no message.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import openai
-from pydantic import BaseModel, Field, ValidationError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pbt.config import OpenAIConfig
 from pbt.debate.chat import Message
@@ -37,7 +37,9 @@ _PASSING = (
     TimeoutError,
     ValueError,  # what came is not JSON, or not of the shape that it must have (pydantic's is a ValueError too)
 )
-"""What may be otherwise the next time."""
+"""What may be otherwise the next time; so may HTTP 408, for which the client has no class."""
+_ENDPOINT = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+"""What concerns the endpoint and so every request."""
 _LONGEST_PAUSE = 60.0
 """Seconds; also when the server asks for more."""
 
@@ -53,6 +55,13 @@ class _Usage(BaseModel):
 
 class _Said(BaseModel):
     content: str | None
+
+    @field_validator("content")
+    @classmethod
+    def _whole(cls, content: str | None) -> str | None:
+        """JSON can carry half of a character; no file can."""
+        (content or "").encode("utf-8")
+        return content
 
 
 class _Choice(BaseModel):
@@ -177,7 +186,7 @@ class OpenAIEngine:
     async def _patiently(self, request: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer, at most ``attempts`` times. Raises EngineError."""
         patience = AsyncRetrying(
-            retry=retry_if_exception_type(_PASSING),
+            retry=retry_if_exception(_may_pass),
             stop=stop_after_attempt(self._config.attempts),
             wait=_pause,
             before_sleep=self._log_retry,
@@ -189,11 +198,16 @@ class OpenAIEngine:
                     # The client's own limit is for silence; this one is for a server that trickles, too.
                     async with asyncio.timeout(self._config.timeout):
                         return await request()
-        except _PASSING as error:
-            raise EngineError(
-                f"{self._config.base_url}: no answer in {self._config.attempts} attempts; the last: {_plain(error)}"
+        except _ENDPOINT as error:
+            raise BadInput(
+                f"openai.base_url of {self._model}: {self._config.base_url} refuses every request ({_plain(error)}); mend "
+                "the URL (most end in /v1), the model's path, or the key in the variable of openai.api_key_env"
             ) from None
-        except openai.APIStatusError as error:
+        except (*_PASSING, openai.APIStatusError) as error:
+            if _may_pass(error):
+                raise EngineError(
+                    f"{self._config.base_url}: no answer in {self._config.attempts} attempts; the last: {_plain(error)}"
+                ) from None
             raise EngineError(f"{self._config.base_url}: refused: {_plain(error)}") from None
         raise AssertionError("tenacity either returns or raises")
 
@@ -224,6 +238,10 @@ class OpenAIEngine:
             return
         if self._model not in names:
             raise BadInput(f"{where} serves no '{self._model}' (it serves: {', '.join(names)}); mend path")
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, _PASSING) or (isinstance(error, openai.APIStatusError) and error.status_code == 408)
 
 
 def _pause(state: RetryCallState) -> float:

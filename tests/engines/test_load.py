@@ -1,6 +1,7 @@
 """From the configuration to engines: what is loaded, how often, and with which adapters."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import yaml
 
 from asking import GREEDY, QUESTIONS, SETTINGS, Expected, ask
 from pbt.config import ModelConfig, OpenAIConfig, RunConfig, digest, load_config
+from pbt.debate.tree import DebateTree
 from pbt.engines.base import Engine, Reply
 from pbt.engines.load import Adapted, load_engine, load_engines
 from pbt.errors import BadInput
+from pbt.generate import generate
+from pbt.store import Shard, read_trees
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,56 @@ def test_an_endpoint_needs_no_model_folder(vllm_server: str, expected: Expected)
     engine.close()
 
 
+def test_the_order_of_engine_settings_does_not_load_a_model_twice(llama: str) -> None:
+    engines = load_engines(
+        {
+            "x": ModelConfig(path=llama, engine=SETTINGS),
+            "y": ModelConfig(path=llama, engine=dict(reversed(SETTINGS.items()))),
+        },
+        ["x", "y"],
+    )
+    assert engines["x"] is engines["y"]
+    engines["x"].close()
+
+
+def test_a_debate_is_the_same_in_process_on_ray_and_behind_a_server(
+    llama: str, vllm_server: str, tmp_path: Path
+) -> None:
+    """`pbt generate` in three ways, greedily: equal in every field of every turn."""
+    questions = [
+        {"question_id": f"q{number}", "question": text, "answer": {"value": "Paris", "aliases": ["Paris"]}}
+        for number, text in enumerate(QUESTIONS[:4])
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
+    ways = {
+        "process": {"path": llama, "engine": SETTINGS},
+        "ray": {"path": llama, "engine": SETTINGS, "ray": {"replicas": 2, "num_cpus": 0.5}},
+        "server": {"path": "pocket", "openai": {"base_url": vllm_server, "server": "vllm"}},
+    }
+
+    def grown(way: str) -> list[DebateTree]:
+        table = {
+            "name": way,
+            "questions": {"source": str(tmp_path / "questions.jsonl")},
+            "protocol": "pocket-debate",
+            "models": {"llama": ways[way]},
+            "seats": ["llama", "llama"],
+        }
+        path = tmp_path / f"{way}.yaml"
+        path.write_text(yaml.safe_dump(table))
+        config = load_config(path, ["protocol.sampling={temperature: 0, max_tokens: 16, min_tokens: 4}"])
+        summary = generate(
+            config, tmp_path / way, Shard(0, 1), lambda run: load_engines(run.models, run.speaking()), lambda _: None
+        )
+        assert (summary.trees, summary.failed) == (4, 0)
+        return sorted(read_trees([tmp_path / way]), key=lambda tree: tree.tree_id)
+
+    process = grown("process")
+    assert max(len(tree.turns) for tree in process) > 9
+    assert grown("ray") == process
+    assert grown("server") == process
+
+
 def test_when_one_model_cannot_be_loaded_the_others_are_closed(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pbt.engines.vllm import VllmEngine
 
@@ -158,6 +212,15 @@ def test_the_wording_of_the_extraction_is_part_of_what_makes_a_tree(tmp_path: Pa
         (["extraction.by=model"], "extraction: model: is required for 'by: model'"),
         (["extraction.model=x"], "extraction: model: has no use under 'by: rule'"),
         (["extraction.by=model", "extraction.model=z"], "extraction.model: no model 'z' under models (known: x, y)"),
+        (
+            ["extraction.confidence=true", f"models.x.openai.base_url={URL}"],
+            "extraction.confidence: needs the probabilities of texts, and of endpoints only vLLM's server gives them",
+        ),
+        (
+            ["preferences.filter.model=x", f"models.x.openai.base_url={URL}"],
+            "preferences.filter.model: needs the probabilities of texts",
+        ),
+        (["models.x.ray.address=a:1", "models.y.ray.address=b:1"], "models: they name different ray.address"),
         (["extraction.confidenc=true"], "extraction.confidenc: unknown key; did you mean 'confidence'?"),
     ],
 )

@@ -98,6 +98,10 @@ def endpoint() -> Iterator[Endpoint]:
                     self.close_connection = True
                 case "400":
                     self.send(400, json.dumps({"error": {"message": "maximum context length is 128 tokens"}}))
+                case "half a character":
+                    self.send(200, json.dumps(GOOD).replace(ANSWER.text, "\\ud83d"))
+                case "404" | "408":
+                    self.send(int(fault), json.dumps({"detail": "Not Found"}))
                 case "401":
                     self.send(401, json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}))
                 case "slow":
@@ -167,6 +171,8 @@ def chat(url: str, times: int = 1, **settings: Any) -> list[Reply | BaseExceptio
         ("garbage", "the body is not JSON"),
         ("not json", "no answer in the body"),
         ("wrong shape", "no answer in the body: choices"),
+        ("half a character", "no answer in the body: choices.0.message.content: Value error"),
+        ("408", "HTTP 408"),
         ("half a body", "the connection failed"),
         ("hang", "nothing came in time"),
         ("trickle", "nothing came in time"),
@@ -181,7 +187,7 @@ def test_a_failed_request_is_asked_again(endpoint: Endpoint, caplog: pytest.LogC
     assert f"attempt 1 of 3: {said}" in caplog.text
 
 
-@pytest.mark.parametrize("fault", ["429", "garbage", "hang"])
+@pytest.mark.parametrize("fault", ["429", "408", "garbage", "hang"])
 def test_after_so_many_attempts_a_request_fails(endpoint: Endpoint, fault: str) -> None:
     endpoint.plan = [fault] * 2
     (error,) = chat(endpoint.url, attempts=2)
@@ -242,8 +248,8 @@ def test_a_key_stays_secret(
     endpoint.plan = ["500", "401"]
     with caplog.at_level(logging.INFO):
         (error,) = chat(endpoint.url, api_key_env="MY_KEY")
-    assert isinstance(error, EngineError)
-    assert str(error).endswith("refused: HTTP 401")
+    assert isinstance(error, BadInput)
+    assert "refuses every request (HTTP 401)" in str(error)
     assert KEY not in caplog.text + str(error) + repr(error.__cause__)
 
 
@@ -259,6 +265,13 @@ def test_what_would_fail_every_request_is_refused_at_start(endpoint: Endpoint, m
     assert "sk-wrong" not in refusal(api_key_env="MY_KEY")
     assert "serves no 'rocket' (it serves: pocket); mend path" in refusal("rocket")
     assert "does not answer" in refusal(base_url="http://127.0.0.1:9/v1")
+
+
+def test_a_url_without_v1_ends_the_run_and_not_each_question(endpoint: Endpoint) -> None:
+    endpoint.plan = ["404"]
+    (error,) = chat(endpoint.url)
+    assert isinstance(error, BadInput)
+    assert "refuses every request (HTTP 404: " in str(error) and "most end in /v1" in str(error)
 
 
 @pytest.fixture
