@@ -185,7 +185,10 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="KEY=VALUE, as of pbt")
     options = parser.parse_args()
     exact = [f"protocol.sampling.{key}_tokens={options.tokens}" for key in ("max", "min")] if options.tokens else []
-    config = load_config(options.config, [f"questions.limit={options.questions}", *exact, *options.overrides])
+    # Each round has questions of its own, or the engines would have the openings in their caches.
+    config = load_config(
+        options.config, [f"questions.limit={options.questions * options.rounds}", *exact, *options.overrides]
+    )
     questions = load_questions(config.questions, config.seed)
     engines = load_engines(config.models, config.speaking())
     on_ray = {}
@@ -202,18 +205,18 @@ def main() -> None:
     paces: dict[str, list[Pace]] = {}
 
     def measured(name: str, run: Callable[[], Pace]) -> None:
-        for engine in engines.values():
-            engine.forget()
         paces.setdefault(name, []).append(run())
 
     for number in range(options.rounds):
-        run = config.model_copy(update={"seed": number})
+        asked = questions[number * options.questions : (number + 1) * options.questions]
         recorders = {name: Recorder(engine) for name, engine in engines.items()}
-        measured("trees", lambda run=run, recorders=recorders: trees(run, questions, recorders))
+        measured("trees", lambda asked=asked, recorders=recorders: trees(config, asked, recorders))
+        for engine in engines.values():
+            engine.forget()  # or the flat batch would find its prompts computed
         measured("flat", lambda recorders=recorders: flat(list(recorders.values())))
         if on_ray:
-            measured("trees on Ray", lambda run=run: trees(run, questions, on_ray))
-        measured("loop", lambda run=run: loop(run, questions, models, options.loop_seconds))
+            measured("trees on Ray", lambda asked=asked: trees(config, asked, on_ray))
+        measured("loop", lambda asked=asked: loop(config, asked, models, options.loop_seconds))
     for engine in (*engines.values(), *on_ray.values()):
         engine.close()
 
@@ -221,7 +224,7 @@ def main() -> None:
     grown = medians["trees"]
     length = f", turns of {options.tokens} tokens" if options.tokens else ""
     table = Table(
-        "", "turns/s", "tokens/s", "trees are", title=f"{len(questions)} trees{length}, {options.rounds} rounds"
+        "", "turns/s", "tokens/s", "trees are", title=f"{options.questions} trees{length}, {options.rounds} rounds"
     )
     for name, pace in medians.items():
         by_turns = name == "loop"

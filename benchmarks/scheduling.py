@@ -2,15 +2,15 @@
 
 Each of the two models is an engine of some replicas; a replica answers one request at a time, and a token takes
 `--ms-per-token` milliseconds of a simulated clock, which jumps ahead whenever nothing else is to be done. The second
-seat speaks 14 of the 21 turns of the paper's debate, so of 128 replicas it has 85. Grows `--trees` trees into a real
-store and prints
+seat speaks 14 of the 21 turns of the paper's debate, so of 128 replicas it has 85; in a `chain` both seats speak
+equally often, so there 64 of each are kept busy. Grows `--trees` trees into a real store and prints
 
 * the share of each model's simulated time in which its replicas were busy, from the first request until fewer trees are
   left than grow at once;
 * how many turns the loop handled in a real second: the ceiling that the scheduling itself sets;
 * the peak memory of the process.
 
-    python benchmarks/scheduling.py [--trees 100000] [--replicas 43 85] [--ms-per-token 5]
+    python benchmarks/scheduling.py [--trees 100000] [--protocol trivia-debate] [--replicas 43 85] [--ms-per-token 5]
 """
 
 import argparse
@@ -85,6 +85,7 @@ class Replicas:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trees", type=int, default=100_000)
+    parser.add_argument("--protocol", default="trivia-debate")
     parser.add_argument("--replicas", type=int, nargs=2, default=[43, 85])
     parser.add_argument("--ms-per-token", type=float, default=5)
     parser.add_argument("--concurrency", type=int, default=512)
@@ -93,7 +94,7 @@ def main() -> None:
         {
             "name": "scheduling",
             "questions": {"source": "none"},
-            "protocol": shipped_protocol("trivia-debate"),
+            "protocol": shipped_protocol(options.protocol),
             "models": {"x": {"path": "x"}, "y": {"path": "y"}},
             "seats": ["x", "y"],
             "generate": {"concurrency": options.concurrency},
