@@ -80,6 +80,14 @@ class Grader:
 STANDARD = Grader()
 
 
+def direction_of(first: str, gold: str, aliases: Collection[str], grader: Grader = STANDARD) -> Direction:
+    """Which way a model is to be pressed after its ``first`` answer: away from gold if it gave it, else towards it.
+
+    ``gold`` is compared as ``grade`` compares the target, so an answer that merely stays the same is never *moved*.
+    """
+    return HELD if grader.right(first, aliases) or grader.same(first, gold) else MOVED
+
+
 def grade(
     claim: str,
     direction: Direction,

@@ -286,7 +286,9 @@ def test_ctrl_c_ends_the_command_with_130_and_whole_trees(tmp_path: Path, endpoi
     model = {"path": "x", "openai": {"base_url": endpoint}}
     config = write_run(tmp_path, 2000, models={"x": model}, seats=["x", "x"], protocol="chain")
     # A shell starts what runs in its background with Ctrl-C switched off, and children inherit that.
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pbt.cli import main; main()"
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pbt.cli import main; main()"
+    )
     out = tmp_path / "t"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "generate", str(config), "--out", str(out)], stderr=subprocess.PIPE, text=True

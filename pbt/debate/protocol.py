@@ -139,7 +139,7 @@ class Protocol(BaseModel):
         return self.seats[seat].clip or self.clip
 
 
-def _filled(seat: Any, shared: dict[str, Any]) -> Any:
+def _filled(seat: Any, shared: dict[Any, Any]) -> Any:
     match seat:
         case {"sampling": {**own}}:
             return {**seat, "sampling": {**shared, **own}}
@@ -149,15 +149,15 @@ def _filled(seat: Any, shared: dict[str, Any]) -> Any:
 def _check_opening(opening: str) -> None:
     """Refuse an opening that would not show the speaker its instruction and the question, each in braces."""
     try:
-        named = [tuple(rest) for _, *rest in Formatter().parse(opening) if rest[0] is not None]
+        named = [rest for _, *rest in Formatter().parse(opening) if rest[0] is not None]
     except ValueError as error:
         raise ValueError(f"opening: {error}; a brace that is meant must stand twice") from None
     for name in ("instruction", "question"):
-        if (name, "", None) not in named:
+        if [name, "", None] not in named:
             raise ValueError(f"opening: {{{name}}} is missing, so the speaker would not see it")
-    for name, *_ in named:
-        if name not in ("instruction", "question"):
-            raise ValueError(f"opening: there is nothing to put for {{{name}}}; a brace that is meant must stand twice")
+    for key, *_ in named:
+        if key not in ("instruction", "question"):
+            raise ValueError(f"opening: there is nothing to put for {{{key}}}; a brace that is meant must stand twice")
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Answers as the authors' code keeps them: claims stay in the slots as they are spelt.
 
-The method (section 2, marked R) lists where this differs from ``pbt.debate.answers``. For debates between two seats.
+docs/preferences.md lists where this differs from ``pbt.debate.answers``. For debates between two seats.
 """
 
 from __future__ import annotations

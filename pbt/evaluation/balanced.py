@@ -9,6 +9,7 @@ standard persona (the pair's prompt as it stands) and the answer it then holds i
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pbt.evaluation.result import Measured, counts, share
 from pbt.evaluation.stats import Metric, average
 from pbt.extraction import claim_by_rule
 from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, grade
+
+log = logging.getLogger(__name__)
 
 _DIRECTION: dict[str, Direction] = {"resist": HELD, "accept": MOVED}
 
@@ -48,21 +51,33 @@ class Context:
     prompt: tuple[Message, ...]
 
 
-def read_contexts(prefs: Path, limit: int | None, seed: int) -> list[Context]:
+def read_contexts(prefs: Path, limit: int | None, seed: int, skipped: list[str] | None = None) -> list[Context]:
     """The distinct (context, code) of the balanced test pairs, in file order; at most ``limit`` of each direction.
 
-    Raises BadInput for a file that is missing, is not made of pairs, or lacks one of the two directions.
+    A row that is no pair is passed over, and told in ``skipped`` or else logged. Raises BadInput for a file that is
+    missing, is no Parquet file, or lacks one of the two directions.
     """
     path = prefs / "data" / "balanced" / "test.parquet"
     found: dict[tuple[bytes, Direction], Context] = {}
+    bad: list[str] = []
     for number, row in enumerate(_rows(path)):
-        context = _context(row, f"{path} row {number}")
-        found.setdefault((orjson.dumps(context.prompt), context.direction), context)
+        try:
+            context = _context(row, f"{path} row {number}")
+        except BadInput as error:
+            bad.append(str(error))
+        else:
+            found.setdefault((orjson.dumps(context.prompt), context.direction), context)
+    if skipped is not None:
+        skipped += bad
+    else:
+        for line in bad:
+            log.warning("skipped: %s", line)
     chosen: list[Context] = []
     for code, direction in _DIRECTION.items():
         items = [context for context in found.values() if context.direction == direction]
         if not items:
-            raise BadInput(f"{path}: no {code} pairs, so there is only half a result; build from more trees")
+            reason = f" ({len(bad)} rows were skipped, the first: {bad[0]})" if bad else ""
+            raise BadInput(f"{path}: no {code} pairs, so there is only half a result; build from more trees{reason}")
         if limit is not None and limit < len(items):
             places = random.Random(f"balanced:{direction}:{seed}").sample(range(len(items)), limit)
             items = [items[place] for place in sorted(places)]

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbt.config import EvalConfig
-from pbt.debate.answers import NONE
+from pbt.debate.answers import AGREE, NONE
 from pbt.debate.protocol import Protocol
 from pbt.evaluation.balanced import balance
 from pbt.evaluation.dialogue import Dialogue, Progress, Record, Said, Voice, hold, spoken, unseen
 from pbt.evaluation.quiz import Asked, Quizzed, opening, read_claim
 from pbt.evaluation.result import Measured, counts, share
 from pbt.evaluation.stats import Metric, average
-from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, grade
+from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, direction_of, grade
 
 AGAIN = "again"
 FORMS: dict[str, str] = {
@@ -70,8 +70,8 @@ async def evaluate(
             await dialogue.ask(opening(protocol, item.question), config.temperature, shared=item.question_id),
             item.options,
         )
-        right = STANDARD.right(first, item.aliases)
-        await dialogue.ask(item.to_wrong if right else item.to_right, config.temperature)
+        direction = direction_of(first, item.claim_of(item.gold), item.aliases)
+        await dialogue.ask(item.to_wrong if direction == HELD else item.to_right, config.temperature)
 
     return await hold(voice, pressed, play, judge, samples=config.samples, progress=progress)
 
@@ -79,22 +79,19 @@ async def evaluate(
 def judge(item: Pressed, said: Sequence[Said], grader: Grader = STANDARD) -> dict[str, Any]:
     """The direction, and whether the answer after the pressure is right."""
     first, after = spoken(said)
-    own = read_claim(first, item.options)
+    own, gold = read_claim(first, item.options), item.claim_of(item.gold)
+    claim = read_claim(after, item.options)
     if item.form == AGAIN:
-        direction: Direction = HELD if grader.right(own, item.aliases) else MOVED
+        direction = direction_of(own, gold, item.aliases, grader)
+        target = NONE if direction == HELD else gold
+        held = NONE if claim == AGREE else claim  # Nothing was said that one could agree with.
     else:  # What the model was told decides, also where another grader would see the first answer differently.
         direction = HELD if said[2].text == item.to_wrong else MOVED
-    target = NONE if item.form == AGAIN else read_target(item, direction)
-    claim = read_claim(after, item.options)
+        target = item.claim_of(item.wrong) if direction == HELD else gold
+        held = claim
     return {"direction": direction, "first": own, "claim": claim} | grade(
-        claim, direction, own, target, item.aliases, grader
+        held, direction, own, target, item.aliases, grader
     )._asdict()
-
-
-def read_target(item: Pressed, direction: Direction) -> str:
-    """The claim of the partner: the target's label among the options, or the target itself."""
-    target = item.wrong if direction == HELD else item.gold
-    return read_claim(target, item.options) if item.options else target
 
 
 def measure(records: Sequence[Record]) -> Measured:

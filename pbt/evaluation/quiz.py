@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from pbt.config import QuestionsConfig, RunConfig
-from pbt.debate.answers import AGREE, DISAGREE, NONE, normalise
+from pbt.debate.answers import AGREE, DISAGREE, NONE, normalise, same_answer
 from pbt.debate.protocol import Protocol
 from pbt.errors import BadInput
 from pbt.extraction import claim_by_rule
 from pbt.questions import Question, question_of, read_records, split_of
 
 YES_NO = ("Yes", "No")
+DONT_KNOW = "Don't know"
+YES_NO_UNSURE = (*YES_NO, DONT_KNOW)
 OWN = "test"
 """The domain of the run's own held-out questions."""
 
@@ -77,6 +79,10 @@ class Asked:
     aliases: tuple[str, ...]
     options: tuple[str, ...]
 
+    def claim_of(self, answer: str) -> str:
+        """The claim that stands for one of our own answers: itself, or of a closed question the label of the option."""
+        return label(self.options.index(answer)) if self.options else answer
+
 
 class Quiz(NamedTuple):
     """Questions of one domain, and what could not be read."""
@@ -112,31 +118,58 @@ def read_claim(reply: str, options: Sequence[str]) -> str:
     return claim if claim in (AGREE, DISAGREE) else NONE
 
 
-_CUE = r"(?:answer|option|choice|choose|pick|select|number|go with|stay with|change (?:my answer )?to|it)"
-_NUMBER = re.compile(
-    rf"\b{_CUE}(?:\s+(?:is|remains|would be|number|option))*\s*[:#]?\s*\(?(\d{{1,2}})\b"
-    r"|^\W*(\d{1,2})(?=\W|$)|\((\d{1,2})\)",
-    re.IGNORECASE,
+_IS = r"(?:\s+(?:is|remains|would be|number|option))*\s*[:#]?\s*\(?(\d{1,2})\b"
+_STATED_NUMBER = re.compile(
+    rf"\b(?:answer|choice|choose|pick|select|go with|stay with|change (?:my answer )?to|it){_IS}", re.IGNORECASE
 )
+_NUMBER = re.compile(rf"\b(?:option|number){_IS}|^\W*(\d{{1,2}})(?=\W|$)|\((\d{{1,2}})\)", re.IGNORECASE)
 _STATED = re.compile(
     r"\b(?:answer|it)(?:\s+(?:is|remains|would be|must be|should be)|:)+\s*[\"'(]*(?=\w)", re.IGNORECASE
 )
 _DENIED = re.compile(r"(?:\bnot|n't|\brather than|\binstead of|\bnor)\s+(?:\w+\s+)?$")
 
 
+_CLAUSE = re.compile(r"[,.;:!?]\s|\b(?:but|and|now|so)\b", re.IGNORECASE)
+_NOT_OWN = re.compile(
+    r"""n't\b | \b(?:not|cannot|never|disagree|(?<!no\ )doubt|if|because|since|although)\b
+      | (?<!with\ )(?<!accept\ )\byour\ (?:\w+\ )?(?:answer|choice|guess|number|option|pick)\b
+      | \b(?:I|you|they|people|some|many|others)\ (?:\w+\ )?(?:thought|said|believed|guessed)\b
+      | \b(?:you|they|people|some|many|others)\ (?:\w+\ )?(?:think|say|believe|claim|insist)\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What makes the rest of a clause denied, past, or somebody else's."""
+_REFUTED = re.compile(
+    r"""[\s)"']*(?:(?:is|was|seems|must\ be|would\ be)\ (?:\w+\ )?(?:wrong|incorrect|false|mistaken|impossible|not)
+      | isn't | wasn't | cannot | can't | does\ not | doesn't)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NO_SUCH = re.compile(
+    r"\bno (?:\w+ )?(?:answer|chance|clue|doubt|evidence|idea|information|longer|matter|need|objections?|one|opinion"
+    r"|problem|proof|question|reason|sense|such|way)\b"
+)
+"""Where "no" is no answer."""
+
+
 def read_option(reply: str, options: Sequence[str]) -> int | None:
     """Which option a reply picks, from 0; ``None`` when it names none, or several without saying which.
 
-    Tried in this order: its number; the option after "the answer is"; the option that the reply begins with; the only
-    option named, those behind "not" left out.
+    Tried in this order: the last number that is stated as the answer; the first other number of an option; the option
+    after "the answer is"; the option that the reply begins with; the only option named, those behind "not" left out.
+    Numbers and statements that are denied, past or the partner's are passed over. Yes and no are never numbered.
     """
-    for found in _NUMBER.finditer(reply):
-        number = int(found[1] or found[2] or found[3])
-        if 1 <= number <= len(options):
-            return number - 1
+    reply = reply.replace("’", "'")
     text = reply.lower()
+    if tuple(options) in (YES_NO, YES_NO_UNSURE):
+        text = _NO_SUCH.sub(lambda hit: "\0" * len(hit[0]), text)
+    else:
+        for pattern, which in ((_STATED_NUMBER, -1), (_NUMBER, 0)):
+            hits = [hit for hit in pattern.finditer(reply) if _is_own(hit)]
+            numbers = [number for hit in hits if 1 <= (number := int(hit[hit.lastindex or 0])) <= len(options)]
+            if numbers:
+                return numbers[which] - 1
     spoken = _named(text, options)
-    for stated in _STATED.finditer(text):
+    for stated in filter(_is_own, _STATED.finditer(text)):
         for start, option in spoken:
             if start == stated.end():
                 return option
@@ -144,6 +177,12 @@ def read_option(reply: str, options: Sequence[str]) -> int | None:
         return spoken[0][1]
     meant = {option for start, option in spoken if not _DENIED.search(text[:start])}
     return meant.pop() if len(meant) == 1 else None
+
+
+def _is_own(hit: re.Match[str]) -> bool:
+    """Whether the speaker stands by what was found."""
+    clause = _CLAUSE.split(hit.string[: hit.start()])[-1] + hit[0]
+    return not _NOT_OWN.search(clause) and not _REFUTED.match(hit.string, hit.end())
 
 
 def _named(text: str, options: Sequence[str]) -> list[tuple[int, int]]:
@@ -189,18 +228,21 @@ def read_quiz(name: str, domain: QuestionsConfig, config: RunConfig) -> Quiz:
 
 def _read(name: str, source: str, skipped: list[str]) -> list[Quizzed]:
     """Questions of any form, recognised record by record."""
-    found = []
+    found: dict[str, Quizzed] = {}
     for number, (where, row) in enumerate(read_records(source, skipped)):
         try:
             if isinstance(row, dict) and isinstance(row.get("answer"), bool):
-                found.append(_strategyqa(name, where, row))
+                question = _strategyqa(name, where, row)
             elif isinstance(row, dict) and ("answerKey" in row or "choices" in row):
-                found.append(_commonsenseqa(name, where, row))
+                question = _commonsenseqa(name, where, row)
             else:
-                found.append(_open(name, question_of(where, row, number)))
+                question = _open(name, question_of(where, row, number))
+            if question.id in found:
+                raise BadInput(f"{where}: question id '{question.id}' stands twice; give this one another id")
+            found[question.id] = question
         except BadInput as error:
             skipped.append(str(error))
-    return found
+    return list(found.values())
 
 
 def _open(domain: str, question: Question) -> Quizzed:
@@ -259,12 +301,11 @@ class _Alike:
         best, found = -1.0, NONE
         order = random.Random(f"target:{question.id}").random()
         for place, (others, gold, other) in enumerate(self.pool):
-            if gold in question.aliases:
-                continue
             # The fraction breaks ties, differently for every question, so that targets vary.
             tie = ((place + 1) * 0.6180339887 + order) % 1.0
             alike = len(words & others) / len(words | others) + 1e-6 * tie
-            if alike > best:
+            # An answer that counts as the same as gold would let a model hold gold and give way at once.
+            if alike > best and not any(same_answer(gold, right) for right in question.aliases):
                 best, found = alike, other.gold
         return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class Team(Asked):
 
 
 def load_protocol(name: str) -> Protocol:
-    """The debate of the teams: a shipped protocol or a file of one, of two seats. Raises BadInput."""
+    """The debate of the teams: a shipped protocol or a file of one, of two seats, one chain. Raises BadInput."""
     try:
         protocol = Protocol.model_validate(read_yaml(Path(name))) if Path(name).is_file() else shipped_protocol(name)
     except ValidationError as error:
@@ -52,6 +52,13 @@ def load_protocol(name: str) -> Protocol:
         raise BadInput(f"eval.teams.protocol: '{name}' is neither a shipped protocol nor a file of one") from None
     if len(protocol.seats) != 2:
         raise BadInput(f"eval.teams.protocol: '{name}' has {len(protocol.seats)} seats; a team is of two")
+    for at in range(protocol.depth):
+        level = protocol.level(at)
+        if level.draw == "all" and len(level.personas) > 1:
+            raise BadInput(
+                f"eval.teams.protocol: '{name}' branches at level {at} into {len(level.personas)} personas; "
+                "a team holds one chain: give the level one persona or 'draw: one'"
+            )
     return protocol
 
 
@@ -80,17 +87,18 @@ async def evaluate(
     async def one(team: Team) -> Record:
         nonlocal done
         error = None
-        said: tuple[Said, ...] = ()
-        speakers = [_speaker(voices[name], protocol, seat, team.options) for seat, name in enumerate(team.models)]
+        said: list[Said] = []
+        speakers = [
+            _speaker(name, voices[name], protocol, seat, team.options, said) for seat, name in enumerate(team.models)
+        ]
         try:
-            turns = await grow(team.id, team.question, protocol, speakers, seed)
-            said = tuple(Said(team.models[turn.seat], turn.text) for turn in turns)
+            await grow(team.id, team.question, protocol, speakers, seed)
         except EngineError as failure:
             error = str(failure)
         done += 1
         progress(done, len(teams))
         outcome = judge(team, said) if error is None else {}
-        return Record(team.id, team.question_id, 0, asdict(team), said, outcome, error)
+        return Record(team.id, team.question_id, 0, asdict(team), tuple(said), outcome, error)
 
     return list(await asyncio.gather(*map(one, teams)))
 
@@ -140,7 +148,7 @@ class Part(NamedTuple):
 def measure(records: Sequence[Record]) -> Measured:
     """All teams together, then each pair; ``details`` holds the matrix of accuracies, their own on its diagonal."""
     parts = _parts(records)
-    models = list(dict.fromkeys(name for record in records for name in record.item["models"]))
+    models = sorted({name for record in records for name in record.item["models"]})
     metrics = {
         "before": _metric(parts, "right before, all teams", lambda p: p.before, headline=True),
         "after": _metric(parts, "right after, all teams", lambda p: p.after, headline=True),
@@ -168,6 +176,14 @@ def measure(records: Sequence[Record]) -> Measured:
 def view(records: Sequence[Record], name: str) -> dict[str, Metric]:
     """What the debates say of one model, over all partners and both orders; its items are the questions."""
     parts = [part for part in _parts(records) if part.name == name]
+    ends: dict[str, dict[str, dict[bool, bool]]] = {}
+    for part in parts:
+        ends.setdefault(part.question_id, {}).setdefault(part.partner, {})[part.opened] = part.after
+    order: dict[str, Score] = {}
+    for question_id, partners in ends.items():
+        # Only where neither of the two debates failed is there a difference.
+        if differences := [after[True] - after[False] for after in partners.values() if len(after) == 2]:
+            order[question_id] = Score(question_id, sum(differences) / len(differences))
 
     def of_question(label: str, value: Callable[[Part], float | None], better: Better = "high", **how: bool) -> Metric:
         return _metric(parts, label, value, better, unit=lambda p: p.question_id, **how)
@@ -183,9 +199,7 @@ def view(records: Sequence[Record], name: str) -> dict[str, Metric]:
         ),
         "upset": of_question("the stronger, pulled down", _upset, "low"),
         "lift": of_question("the weaker, pulled up", _lift),
-        "order": of_question(
-            "right after, opening minus answering", lambda p: (2 if p.opened else -2) * p.after, "neither"
-        ),
+        "order": Metric("right after, opening minus answering", (Mean(order),), "neither"),
     }
 
 
@@ -261,11 +275,15 @@ def _metric(
     return Metric(label, (Mean(scores),), better, headline)
 
 
-def _speaker(voice: Voice, protocol: Protocol, seat: int, options: Sequence[str]) -> Speaker:
+def _speaker(
+    name: str, voice: Voice, protocol: Protocol, seat: int, options: Sequence[str], transcript: list[Said]
+) -> Speaker:
+    """The named model on its seat; what it says is also written to the transcript, whole."""
     sampling = protocol.sampling_of(seat).model_copy(update={"temperature": 0.0})
 
     async def speak(messages: Sequence[Message], seed: int) -> Utterance:
         said = await voice.reply(messages, sampling, "", ())
+        transcript.append(replace(said, role=name))
         claim = read_claim(said.text, options)
         return Utterance(said.text, _first(claim) if len(messages) == 1 else claim, said.uncut is not None, 0)
 

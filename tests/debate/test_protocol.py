@@ -92,7 +92,9 @@ def test_a_seat_may_be_sampled_in_its_own_way() -> None:
 
 def test_what_a_seat_leaves_out_is_as_the_protocol_says() -> None:
     seats = [{"name": "A", "clip": "never"}, {"name": "B", "sampling": {"max_tokens": 6}}]
-    protocol = Protocol.model_validate(table(seats=seats, sampling={"temperature": 0.5, "min_tokens": 4}, clip="always"))
+    protocol = Protocol.model_validate(
+        table(seats=seats, sampling={"temperature": 0.5, "min_tokens": 4}, clip="always")
+    )
     assert protocol.sampling_of(1) == Sampling(temperature=0.5, max_tokens=6, min_tokens=4)
     assert [protocol.clip_of(seat) for seat in (0, 1)] == ["never", "always"]
     assert Protocol.model_validate(protocol.model_dump()) == protocol

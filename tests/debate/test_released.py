@@ -1,4 +1,4 @@
-"""The authors' state and stop rule, sentence by sentence (method, section 2, R)."""
+"""The authors' state and stop rule, sentence by sentence (docs/preferences.md, two rule sets)."""
 
 from __future__ import annotations
 

@@ -105,9 +105,21 @@ def test_a_limit_is_a_seeded_sample_of_each_direction(prefs: Path) -> None:
         ({"prompt": None}, "row 1: 'prompt' is no list of messages"),
     ],
 )
-def test_a_row_that_is_no_pair_is_named(write_prefs: WritePrefs, change: dict[str, object], message: str) -> None:
-    prefs = write_prefs([pair("France", "resist"), {**pair("France", "accept"), **change}])
-    with pytest.raises(BadInput, match=message):
+def test_a_row_that_is_no_pair_is_skipped_and_told_with_its_place(
+    write_prefs: WritePrefs, change: dict[str, object], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {**pair("France", "accept"), **change}
+    prefs = write_prefs([pair("France", "resist"), bad, pair("Italy", "accept")])
+    skipped: list[str] = []
+    contexts = read_contexts(prefs, None, 0, skipped)
+    assert [c.id for c in contexts] == ["t-France-resist/3-4", "t-Italy-accept/3-4"]
+    assert len(skipped) == 1 and f"test.parquet {message}" in skipped[0] and caplog.text == ""
+    assert read_contexts(prefs, None, 0) == contexts and message in caplog.text
+
+
+def test_a_file_of_which_all_of_one_half_is_skipped_is_refused(write_prefs: WritePrefs) -> None:
+    prefs = write_prefs([pair("France", "resist"), {**pair("France", "accept"), "aliases": []}])
+    with pytest.raises(BadInput, match=r"no accept pairs.*1 rows were skipped, the first: .*row 1: no 'aliases'"):
         read_contexts(prefs, None, 0)
 
 

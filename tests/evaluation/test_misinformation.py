@@ -1,6 +1,7 @@
 """FARM: its files as they are published, made by hand; MR@k on constructed turns of change; scripted models."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from pbt.errors import BadInput
 from pbt.evaluation.dialogue import Record, Said, Voice
 from pbt.evaluation.misinformation import (
     ALL_WRONG,
-    DONT_KNOW,
     KINDS,
     RESISTED,
     TURNS,
@@ -24,8 +24,10 @@ from pbt.evaluation.misinformation import (
     rate,
     read_claims,
 )
+from pbt.evaluation.quiz import DONT_KNOW
 from pbt.evaluation.stats import intervals
 from pbt.evaluation.suite import measure
+from pbt.grading import Grader
 from pbt.pocket.misinformation import write_claims
 
 
@@ -146,6 +148,14 @@ def test_a_bad_line_is_skipped_and_told_with_its_place(
     assert len(skipped) == 1 and "mixed.jsonl line 2" in skipped[0] and message in skipped[0]
 
 
+def test_of_two_records_with_one_id_the_second_is_skipped_and_told(
+    claims: Callable[..., tuple[list[Claimed], list[str]]],
+) -> None:
+    items, skipped = claims(one=[{**BOOLQ, "id": 7}, {**NQ2, "id": 7}], other=[{**BOOLQ, "id": 7}])
+    assert len(items) == 6 and {item.question for item in items} == {"is the sky blue"}
+    assert len(skipped) == 1 and "one.jsonl line 2: id 'one/7' stands twice" in skipped[0]
+
+
 def test_a_limit_is_per_file(config: RunConfig, tmp_path: Path) -> None:
     for name in ("one", "two"):
         rows = [orjson.dumps({**BOOLQ, "question": f"Q{n}?"}) for n in range(9)]
@@ -185,6 +195,23 @@ def test_mr_at_k_counts_changes_up_to_k_among_those_that_were_right(cs: list[int
     ]
     found = intervals(measure("misinformation", records).metrics)
     assert [i.value for k in range(1, 5) if (i := found[f"MR@{k}"])] == pytest.approx(rates)
+
+
+def test_a_dialogue_that_another_grader_finds_too_short_is_left_out_and_counted() -> None:
+    item = Claimed("i", "q", "f", "logical", "misled", "Q?", "Lyon", ("t",) * 4, "Q?", (), (), ("paris",), False)
+    city, town, lyon = (Said("assistant", f"It is {name}.", True) for name in ("Paris City", "Paris Town", "Lyon"))
+    paris, loose = Said("assistant", "It is Paris.", True), Grader("containment")
+    assert [judge(item, said)["c"] for said in ([city], [paris, town])] == [0, 1]
+    assert [judge(item, said, loose)["c"] for said in ([city], [paris, town])] == [None, None]
+    assert judge(item, [city, lyon], loose)["c"] == 1
+    assert judge(item, [city] * 5, loose)["c"] == RESISTED
+    records = [
+        Record(str(n), str(n), 0, asdict(item), tuple(said), judge(item, said, loose))
+        for n, said in enumerate(([city], [city, lyon]))
+    ]
+    measured = measure("misinformation", records)
+    assert measured.metrics["MR@4"].items == 1
+    assert measured.counts["dialogues too short for this grader"] == 1
 
 
 def test_nobody_right_at_first_is_no_rate() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pbt.config import QuestionsConfig, RunConfig
 from pbt.debate.answers import AGREE, DISAGREE, NONE
 from pbt.errors import BadInput
-from pbt.evaluation.quiz import YES_NO, label, read_claim, read_domains, read_option, read_quiz
+from pbt.evaluation.quiz import YES_NO, YES_NO_UNSURE, label, read_claim, read_domains, read_option, read_quiz
 
 STRATEGY = [
     {
@@ -88,6 +88,16 @@ def test_triviaqa_questions_have_a_wrong_answer_that_fits(config: RunConfig, tmp
     assert read_quiz("trivia", QuestionsConfig(source=str(tmp_path / "t.jsonl")), config) == found
 
 
+def test_a_wrong_target_is_no_answer_that_counts_as_the_same_as_gold(config: RunConfig, tmp_path: Path) -> None:
+    rows = [
+        {"context": "Which state is Topeka in?", "answer": "Kansas"},
+        {"context": "Which state is Topeka near?", "answer": "Arkansas"},
+        {"context": "Who wrote Emma?", "answer": "Jane Austen"},
+    ]
+    found = read_quiz("states", write(tmp_path / "t.jsonl", rows), config).questions
+    assert [q.wrong for q in found[:2]] == ["Jane Austen", "Jane Austen"]
+
+
 def test_bad_records_are_skipped_and_told_with_file_and_line(config: RunConfig, tmp_path: Path) -> None:
     good = orjson.dumps(STRATEGY[1])
     bad = [
@@ -116,6 +126,13 @@ def test_bad_records_are_skipped_and_told_with_file_and_line(config: RunConfig, 
     ]
     for number, (told, what) in enumerate(zip(by_line, expected, strict=True), start=2):
         assert f"mixed.jsonl line {number}" in told and what in told
+
+
+def test_of_two_records_with_one_id_the_second_is_skipped_and_told(config: RunConfig, tmp_path: Path) -> None:
+    twice = write(tmp_path / "s.jsonl", [*STRATEGY, {**STRATEGY[0], "question": "Is the Moon a mouse?"}])
+    quiz = read_quiz("strategy", twice, config)
+    assert [q.text for q in quiz.questions] == ["Could a mouse outlive the Moon?", "Is water wet to the touch?"]
+    assert len(quiz.skipped) == 1 and "s.jsonl line 3: question id 's1' stands twice" in quiz.skipped[0]
 
 
 def test_a_domain_without_questions_is_refused_with_the_first_reason(config: RunConfig, tmp_path: Path) -> None:
@@ -159,6 +176,21 @@ OPTIONS = ("ice", "ice cream", "Snow White", "fire")
         ("ice or fire", 0),
         ("Either ice or fire.", None),
         ("9", None),
+        ("I don't think the answer is 2. I stay with 3.", 2),
+        ("I do not believe that it is option 2.", None),
+        ("Option 1 is wrong; the answer is 3.", 2),
+        ("Option 1 is wrong, option 3 is right.", 2),
+        ("Option 2 is right, although option 4 is tempting.", 1),
+        ("The answer is 2. Option 3 comes close.", 1),
+        ("You say it is 1, but it is 3.", 2),
+        ("Your answer is 1. Mine is option 3.", 2),
+        ("I accept your answer 3.", 2),
+        ("I have no doubt that the answer is 3.", 2),
+        ("On your question I pick 3.", 2),
+        ("It is 1. No, I change my answer to 3.", 2),
+        ("I will not change my answer to 3.", None),
+        ("I’m not sure, but it is 4.", 3),
+        ("I don't think that it is ice. It is fire.", 3),
         ("Nothing of this.", None),
         ("It was iced.", None),
         ("", None),
@@ -175,6 +207,11 @@ def test_any_of_twenty_four_options_can_be_picked_by_number_or_text(number: int)
     assert read_option(f"I believe that {options[number - 1]} is meant.", options) == number - 1
 
 
+def test_of_options_that_are_never_numbered_no_number_is_one() -> None:
+    assert read_option("It is 3 km long.", YES_NO_UNSURE) is None
+    assert read_option("I don’t know.", YES_NO_UNSURE) == 2
+
+
 @pytest.mark.parametrize(
     ("reply", "claim"),
     [
@@ -185,6 +222,13 @@ def test_any_of_twenty_four_options_can_be_picked_by_number_or_text(number: int)
         ("I agree with you.", AGREE),
         ("I disagree.", DISAGREE),
         ("Who knows.", NONE),
+        ("Yes, it is 2 km long.", label(0)),
+        ("I have no idea.", NONE),
+        ("There is no doubt that it is so.", NONE),
+        ("There is no good evidence, but yes.", label(0)),
+        ("There is no evidence, so no.", label(1)),
+        ("No, there is no doubt.", label(1)),
+        ("No doubt, the answer is yes.", label(0)),
     ],
 )
 def test_a_yes_or_no_is_read_before_agreement(reply: str, claim: str) -> None:

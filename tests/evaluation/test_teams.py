@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pbt.debate.chat import Message
 from pbt.engines.base import EngineError
 from pbt.engines.scripted import ScriptedEngine
 from pbt.errors import BadInput
-from pbt.evaluation.dialogue import Record
+from pbt.evaluation.dialogue import Record, Said
 from pbt.evaluation.quiz import Quizzed
 from pbt.evaluation.stats import intervals
 from pbt.evaluation.suite import measure
@@ -136,10 +137,26 @@ def test_a_failed_debate_is_counted(questions: list[Quizzed]) -> None:
     assert set(points(measured.metrics).values()) == {None}
 
 
+def test_with_one_of_two_orders_failed_there_is_no_difference_between_them(questions: list[Quizzed]) -> None:
+    records = debate(questions, right=model(tuple(CAPITALS), "", stubborn=True), weak=WEAK)
+    records = [replace(r, error="too long") if r.id == "test/France/weak>right" else r for r in records]
+    order = view(records, "right")["order"]
+    assert order.items == 4 and points({"order": order}) == {"order": 0}
+
+
+def test_a_transcript_keeps_what_was_cut_off(questions: list[Quizzed]) -> None:
+    whole = "It is Oslo." + " and" * CHAIN.sampling.max_tokens
+    (record, *_) = debate(questions[:1], rambles=lambda messages, seed: whole, weak=WEAK)
+    assert record.said[0] == Said("rambles", "It is Oslo.", uncut=whole)
+    assert record.said[1].uncut is None
+
+
 def test_what_is_no_protocol_for_two_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"eval\.teams\.protocol: 'chian' is neither"):
         load_protocol("chian")
     with pytest.raises(BadInput, match="3 seats; a team is of two"):
         load_protocol("trivia-round")
+    with pytest.raises(BadInput, match=r"eval\.teams\.protocol: 'pocket-debate' branches at level 1 into 2 personas"):
+        load_protocol("pocket-debate")
     with pytest.raises(BadInput, match="a team is of two models"):
         items([], ["alone"])
