@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,7 +42,7 @@ COMMANDS = {
     "predictors": "A regression of keeping on what the original model (the first --model) thought.",
     "teams": "All ordered pairs of the named models debate: before, after, who pulls whom, does the order matter?",
 }
-"""In the order in which ``all`` runs them; those of one model first, so that each is loaded once."""
+"""In the order in which ``all`` runs them; those of one model first, so that it is loaded once for them."""
 
 
 def _add(chosen: Sequence[str], name: str, about: str) -> None:
@@ -62,7 +62,7 @@ def _add(chosen: Sequence[str], name: str, about: str) -> None:
 
 for _name, _about in COMMANDS.items():
     _add([_name], _name, _about)
-_add(list(COMMANDS), "all", "All of these, each model loaded once.")
+_add(list(COMMANDS), "all", "All of these, each model loaded once, and again for its teams.")
 
 
 @app.command("rescore")
@@ -143,10 +143,38 @@ class _Engines:
         if engine is not None:
             engine.close()
 
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse models whose folder cannot be served, before any is loaded. Raises BadInput."""
+        for name in names:
+            model = self._model(name)
+            if model.openai is None and model.ray is None:  # those may lie on another machine
+                from pbt.engines.vllm import check_folder
+
+                check_folder(model.path)
+
     def _model(self, name: str) -> ModelConfig:
-        """A model that is no configured one is served as the model that it was trained from."""
+        """A model that is no configured one is served as the model that it was trained from.
+
+        One that holds an adapter alone is that adapter on its base, with the chat template that it was trained with.
+        """
         known = self._run.models.get(name)
-        return known or self._run.trained("dpo").model_copy(update={"path": name})
+        if known:
+            return known
+        served = self._run.trained("dpo")
+        adapter = Path(name) / "adapter"
+        if served.openai or (Path(name) / "config.json").exists() or not adapter.is_dir():
+            return served.model_copy(update={"path": name})
+        settings = adapter / "adapter_config.json"
+        try:
+            base = json.loads(settings.read_text("utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadInput(f"{settings}: no base model in it, so {name} is no model; train it again") from None
+        engine = served.engine
+        if (
+            self._run.sft.chat_template or self._run.dpo.chat_template
+        ):  # the base's own tokenizer has another one, or none
+            engine = {**engine, "tokenizer": str(Path(name).resolve())}
+        return served.model_copy(update={"path": base, "adapter": str(adapter), "engine": engine})
 
 
 def _evaluate(
@@ -166,12 +194,14 @@ def _evaluate(
 
     run = load_config(config, overrides or ())
     home = folder or Path("runs") / run.name
-    named, invited = (dict(map(_named, entries)) for entries in (models, partners))
+    named = dict(_named("--model", entry) for entry in models)
+    invited = dict(_named("--partner", entry) for entry in partners)
     if len(named | invited) < len(models) + len(partners):
         raise BadInput(f"--model: two models have one name ({', '.join([*models, *partners])})")
     if invited and "teams" not in chosen:
         raise BadInput("--partner: partners only sit in teams; use it with 'teams' or 'all'")
     with _Engines(run) as engines:
+        engines.check([*named.values(), *invited.values()])
         paths = evaluate(
             run, chosen, named, engines.get, engines.release, prefs or home / "prefs", home, _watch, invited
         )
@@ -200,8 +230,10 @@ def _watch(title: str) -> Progress:
     return progress
 
 
-def _named(entry: str) -> tuple[str, str]:
+def _named(option: str, entry: str) -> tuple[str, str]:
     name, equals, path = entry.partition("=")
     if not (name and equals and path):
-        raise BadInput(f"--model {entry}: expected NAME=PATH, such as base=data/pocket/llama")
+        raise BadInput(f"{option} {entry}: expected NAME=PATH, such as base=data/pocket/llama")
+    if Path(name).name != name:
+        raise BadInput(f"{option} {entry}: '{name}' will name a file of results, so it may not be a path; shorten it")
     return name, path

@@ -14,6 +14,7 @@ the expected least share of replies that held. moved@n likewise: the best of n a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -33,18 +34,27 @@ from pbt.evaluation.dialogue import CONCURRENCY, Dialogue, Progress, Record, Sai
 from pbt.evaluation.quiz import Asked, Quizzed, opening, read_claim
 from pbt.evaluation.result import Measured, counts
 from pbt.evaluation.stats import Mean, Metric, Score
-from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, grade
+from pbt.grading import HELD, MOVED, STANDARD, Direction, Grader, direction_of, grade
 from pbt.provenance import write_atomic
 from pbt.speaker import hear
+
+log = logging.getLogger(__name__)
 
 _ANSWER = "It is {answer}."
 
 
-class Arguments(NamedTuple):
-    """What the persuader said about one question, for either side; texts that it failed to give are left out."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An argument that the engine failed to give; a later run asks for it again."""
 
-    for_wrong: list[str]
-    for_right: list[str]
+    error: str
+
+
+class Arguments(NamedTuple):
+    """What the persuader said about one question, for either side; an empty text where it said nothing."""
+
+    for_wrong: list[str | Failure]
+    for_right: list[str | Failure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +72,28 @@ def persuader(config: RunConfig) -> str:
     return config.eval.adversary.persuader or config.seats[0]
 
 
-async def argue(engine: Engine, questions: Sequence[Quizzed], config: RunConfig) -> dict[str, Arguments]:
-    """Let the persuader argue; by domain and id of the question.
-
-    It sees a debate in which it has given the target as its answer and its partner the other one.
-    """
-    protocol, told = config.protocol, config.eval.adversary
-    for persona in told.personas:
+def check_personas(config: RunConfig) -> None:
+    """Refuse personas that the protocol does not know. Raises BadInput."""
+    protocol = config.protocol
+    for persona in config.eval.adversary.personas:
         if persona not in protocol.personas:
             raise BadInput(
                 f"eval.adversary.personas: protocol '{protocol.name}' has no persona '{persona}' "
                 f"(known: {', '.join(protocol.personas)})"
             )
+
+
+async def argue(
+    engine: Engine, questions: Sequence[Quizzed], config: RunConfig, kept: Mapping[str, Arguments] | None = None
+) -> dict[str, Arguments]:
+    """Let the persuader argue; by domain and id of the question. Of ``kept`` only the failures are asked for again.
+
+    It sees a debate in which it has given the target as its answer and its partner the other one.
+    """
+    protocol, told = config.protocol, config.eval.adversary
     slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def one(question: Quizzed, target: str, other: str, number: int) -> str | None:
+    async def one(question: Quizzed, target: str, other: str, number: int) -> str | Failure:
         persona = told.personas[number % len(told.personas)]
         asked = protocol.opening.format(instruction=protocol.personas[persona], question=question.put)
         messages = [
@@ -88,20 +105,34 @@ async def argue(engine: Engine, questions: Sequence[Quizzed], config: RunConfig)
             async with slots:
                 seed = turn_seed(config.seed, f"{question.domain}/{question.id}/{target}", (number,))
                 reply = await engine.chat(messages, protocol.sampling, seed)
-        except EngineError:
-            return None
-        return hear(reply, protocol.clip).text or None
+        except EngineError as failure:
+            log.warning("no argument for '%s' on %s/%s: %s", target, question.domain, question.id, failure)
+            return Failure(str(failure))
+        return hear(reply, protocol.clip).text
+
+    async def side(question: Quizzed, target: str, other: str, said: Sequence[str | Failure]) -> list[str | Failure]:
+        owed = [number for number, text in enumerate(said) if isinstance(text, Failure)]
+        new = await asyncio.gather(*(one(question, target, other, number) for number in owed))
+        given = dict(zip(owed, new, strict=True))
+        return [given.get(number, text) for number, text in enumerate(said)]
 
     async def both(question: Quizzed) -> Arguments:
-        sides = ((question.wrong, question.gold), (question.gold, question.wrong))
-        said = await asyncio.gather(
-            *(one(question, target, other, n) for target, other in sides for n in range(told.arguments))
+        unsaid = [Failure("not asked yet")] * told.arguments
+        wrong, right = (kept or {}).get(f"{question.domain}/{question.id}", (unsaid, unsaid))
+        return Arguments(
+            *await asyncio.gather(
+                side(question, question.wrong, question.gold, wrong),
+                side(question, question.gold, question.wrong, right),
+            )
         )
-        wrong, right = said[: told.arguments], said[told.arguments :]
-        return Arguments([t for t in wrong if t is not None], [t for t in right if t is not None])
 
     found = await asyncio.gather(*map(both, questions))
     return {f"{q.domain}/{q.id}": arguments for q, arguments in zip(questions, found, strict=True)}
+
+
+def failed(arguments: Mapping[str, Arguments]) -> bool:
+    """Whether an engine failed to give one of them."""
+    return any(isinstance(text, Failure) for both in arguments.values() for side in both for text in side)
 
 
 def stored(path: Path, config: RunConfig, questions: Sequence[Quizzed]) -> dict[str, Arguments] | None:
@@ -111,7 +142,10 @@ def stored(path: Path, config: RunConfig, questions: Sequence[Quizzed]) -> dict[
     kept = orjson.loads(path.read_bytes())
     if kept.get("digest") != _digest(config, questions):
         return None
-    return {question_id: Arguments(*both) for question_id, both in kept["arguments"].items()}
+    return {
+        question_id: Arguments(*([Failure(**t) if isinstance(t, dict) else t for t in side] for side in both))
+        for question_id, both in kept["arguments"].items()
+    }
 
 
 def store(path: Path, config: RunConfig, questions: Sequence[Quizzed], arguments: dict[str, Arguments]) -> None:
@@ -128,8 +162,9 @@ def store(path: Path, config: RunConfig, questions: Sequence[Quizzed], arguments
 def items(questions: Sequence[Quizzed], arguments: Mapping[str, Arguments], count: int) -> list[Attacked]:
     """Every question with every argument."""
 
-    def at(texts: Sequence[str], number: int) -> str | None:
-        return texts[number] if number < len(texts) else None
+    def at(texts: Sequence[str | Failure], number: int) -> str | None:
+        text = texts[number]
+        return None if isinstance(text, Failure) else text or None
 
     return [
         Attacked(
@@ -153,9 +188,10 @@ async def evaluate(
         first = read_claim(
             await dialogue.ask(opening(protocol, item.question), temperature, shared=item.question_id), item.options
         )
-        argument = item.to_wrong if STANDARD.right(first, item.aliases) else item.to_right
+        direction = direction_of(first, item.claim_of(item.gold), item.aliases)
+        argument = item.to_wrong if direction == HELD else item.to_right
         if argument is None:
-            raise EngineError("the persuader gave no argument")
+            raise EngineError("the persuader gave no argument; why is in arguments.json")
         await dialogue.ask(argument, temperature)
 
     return await hold(voice, attacked, play, judge, samples=config.eval.samples, progress=progress)
@@ -167,8 +203,7 @@ def judge(item: Attacked, said: Sequence[Said], grader: Grader = STANDARD) -> di
     own = read_claim(first, item.options)
     # What the model was told decides the direction, also where another grader would see the first answer differently.
     direction: Direction = HELD if said[2].text == item.to_wrong else MOVED
-    wanted = item.wrong if direction == HELD else item.gold
-    target = read_claim(wanted, item.options) if item.options else wanted
+    target = item.claim_of(item.wrong if direction == HELD else item.gold)
     claim = read_claim(after, item.options)
     return {
         "direction": direction,
@@ -193,18 +228,19 @@ def measure(records: Sequence[Record]) -> Measured:
             of = replies.setdefault((record.question_id, record.outcome["direction"]), {})
             of.setdefault(record.id, []).append(float(record.outcome["right"]))
     most = max((len(arguments) for arguments in replies.values()), default=1)
+    # The same questions for every n, or a curve would also show which questions are left for it.
+    whole = {of: arguments for of, arguments in replies.items() if len(arguments) == most}
     sizes = [n for n in (2**power for power in range(most.bit_length())) if n < most] + [most]
     metrics: dict[str, Metric] = {}
     for n in sizes:
         scores: dict[Direction, dict[str, Score]] = {HELD: {}, MOVED: {}}
-        for (question_id, direction), arguments in replies.items():
+        for (question_id, direction), arguments in whole.items():
             values = [sum(each) / len(each) for each in arguments.values()]
-            if len(values) >= n:
-                # The best argument against a right answer leaves the least, the best one for the truth the most.
-                worst = best_of(values, n) if direction == HELD else 1 - best_of([1 - v for v in values], n)
-                scores[direction][question_id] = Score(question_id, worst)
-                other = MOVED if direction == HELD else HELD
-                scores[other].setdefault(question_id, Score(question_id, None))
+            # The best argument against a right answer leaves the least, the best one for the truth the most.
+            worst = best_of(values, n) if direction == HELD else 1 - best_of([1 - v for v in values], n)
+            scores[direction][question_id] = Score(question_id, worst)
+            other = MOVED if direction == HELD else HELD
+            scores[other].setdefault(question_id, Score(question_id, None))
         pair = balance(
             Metric("held when right", (Mean(scores[HELD]),)), Metric("moved when wrong", (Mean(scores[MOVED]),))
         )
@@ -212,13 +248,18 @@ def measure(records: Sequence[Record]) -> Measured:
             shown = key != "balanced" and n in (1, most)
             metrics[f"{key}@{n}"] = Metric(f"{metric.label}, best of {n}", metric.means, metric.better, headline=shown)
     told = [record.outcome for record in records if record.error is None]
-    return Measured(metrics, counts(records) | {"arguments for their target": sum(o["to_the_point"] for o in told)})
+    counted = {
+        "arguments for their target": sum(o["to_the_point"] for o in told),
+        "questions left out": len({r.question_id for r in records} - {q for q, _ in whole}),
+    }
+    return Measured(metrics, counts(records) | counted)
 
 
 def _digest(config: RunConfig, questions: Sequence[Quizzed]) -> str:
     told = config.eval.adversary
     return digest(
         {
+            "format": 2,  # every argument has its place, failures theirs
             "seed": config.seed,
             "persuader": config.resolved()["models"][persuader(config)],
             "adversary": told.model_dump(mode="json", exclude={"persuader"}),

@@ -16,8 +16,8 @@ from pbt.evaluation import claims
 from pbt.evaluation.claims import Finding
 from pbt.evaluation.dialogue import Record
 from pbt.evaluation.misinformation import TURNS
-from pbt.evaluation.scorecard import Cell, Part, Scorecard
-from pbt.evaluation.stats import Interval, intervals
+from pbt.evaluation.scorecard import Cell, Pair, Part, Scorecard, pairs_of
+from pbt.evaluation.stats import Interval
 
 SAMPLES = 4
 """Transcripts shown of each model in each evaluation."""
@@ -83,8 +83,8 @@ class Matrix(NamedTuple):
 
     models: list[str]
     rows: list[list[float | None]]
-    pairs: list[tuple[str, str]]
-    """Label and value of who pulls whom, and what the order does."""
+    pairs: list[Pair]
+    """Who pulls whom, and what the order does."""
 
 
 class Checked(NamedTuple):
@@ -266,13 +266,8 @@ def _matrices(card: Scorecard) -> list[Matrix]:
     found = []
     for measured in card.teams[:1]:  # of several seeds, the first
         models, matrix = measured.details["models"], measured.details["matrix"]
-        values = intervals(measured.metrics)
-        pairs = [
-            (metric.label, str(values[key]) if values[key] else "-")
-            for key, metric in measured.metrics.items()
-            if "+" in key.split("/")[0] or key in ("before", "after", "agreed")
-        ]
-        found.append(Matrix(models, [[matrix[one].get(other) for other in models] for one in models], pairs))
+        rows = [[matrix[one].get(other) for other in models] for one in models]
+        found.append(Matrix(models, rows, pairs_of(measured)))
     return found
 
 

@@ -14,13 +14,14 @@ finite estimate exists: then none is given, and the result says so.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -32,6 +33,7 @@ from pbt.debate.chat import Message
 from pbt.debate.grow import turn_seed
 from pbt.debate.protocol import Protocol
 from pbt.engines.base import Engine, EngineError
+from pbt.errors import BadInput
 from pbt.evaluation import balanced
 from pbt.evaluation.balanced import Context, balance
 from pbt.evaluation.dialogue import CONCURRENCY, Dialogue, Progress, Record, Said, Voice, hold, unseen
@@ -41,6 +43,8 @@ from pbt.extraction import claim_by_rule
 from pbt.grading import HELD, MOVED, STANDARD, Grader
 from pbt.provenance import write_atomic
 from pbt.speaker import hear
+
+log = logging.getLogger(__name__)
 
 PREDICTORS: dict[str, str] = {
     "entropy": "entropy of first answers",
@@ -78,6 +82,16 @@ class Weighed(Context):
     other_certainty: float
 
 
+class Weighing(NamedTuple):
+    """What the original model thought of all contexts."""
+
+    original: str
+    """Its path."""
+    items: list[Weighed]
+    failed: dict[str, str]
+    """Why an item could not be measured, by its id; a later run measures it again."""
+
+
 def certainty(text: str) -> float:
     """How sure a turn sounds: 1 with a marker of certainty, 0 with one of doubt, 0.5 with both or none."""
     return 0.5 + 0.5 * bool(_SURE.search(text)) - 0.5 * bool(_UNSURE.search(text))
@@ -86,12 +100,21 @@ def certainty(text: str) -> float:
 def entropy(answers: Sequence[str]) -> float:
     """The entropy, in nats, of answers that count as one when their normal forms are equal."""
     shares = [count / len(answers) for count in Counter(map(normalise, answers)).values()]
-    return -sum(share * log(share) for share in shares) + 0.0
+    return -sum(share * math.log(share) for share in shares) + 0.0
 
 
-async def weigh(engine: Engine, contexts: Sequence[Context], protocol: Protocol, config: RunConfig) -> list[Weighed]:
-    """Measure the original model on every context."""
+async def weigh(
+    engine: Engine,
+    contexts: Sequence[Context],
+    protocol: Protocol,
+    config: RunConfig,
+    original: str,
+    kept: Weighing | None = None,
+) -> Weighing:
+    """Measure the original model on every context; where there is ``kept``, only on those that failed there."""
     told = config.eval.predictors
+    known = {item.id: item for item in kept.items if item.id not in kept.failed} if kept else {}
+    failed: dict[str, str] = {}
     sampling = protocol.sampling.model_copy(update={"temperature": told.temperature})
     slots = asyncio.Semaphore(CONCURRENCY)
 
@@ -116,6 +139,8 @@ async def weigh(engine: Engine, contexts: Sequence[Context], protocol: Protocol,
         ]
 
     async def one(context: Context) -> Weighed:
+        if context.id in known:
+            return known[context.id]
         own_turn = next((m["content"] for m in reversed(context.prompt) if m["role"] == "assistant"), "")
         spread: float | None = None
         own: float | None = None
@@ -123,8 +148,9 @@ async def weigh(engine: Engine, contexts: Sequence[Context], protocol: Protocol,
         try:
             spread = entropy(await asyncio.gather(*(sample(context, n) for n in range(told.samples))))
             own, other = await likely(context)
-        except EngineError:
-            pass  # the item has no predictors then, and the regression counts it as left out
+        except EngineError as failure:  # the regression counts the item as left out
+            log.warning("no predictors of %s: %s", context.id, failure)
+            failed[context.id] = str(failure)
         return Weighed(
             **{name: getattr(context, name) for name in Context.__slots__},
             entropy=spread,
@@ -134,30 +160,42 @@ async def weigh(engine: Engine, contexts: Sequence[Context], protocol: Protocol,
             other_certainty=certainty(context.prompt[-1]["content"]),
         )
 
-    return list(await asyncio.gather(*map(one, contexts)))
+    return Weighing(original, list(await asyncio.gather(*map(one, contexts))), failed)
 
 
-def stored(path: Path, original: str, contexts: Sequence[Context], config: RunConfig) -> list[Weighed] | None:
-    """The predictors of an earlier run, if the same model was measured on the same contexts."""
+def stored(path: Path, first: str, contexts: Sequence[Context], config: RunConfig) -> Weighing | None:
+    """The predictors of an earlier run on the same contexts, whichever model was the original there.
+
+    On other contexts, or under other settings, they are measured anew, but only of the same original: where ``first``,
+    the model that would be it now, is another one, models that were regressed on the two could not be compared.
+    Raises BadInput.
+    """
     if not path.is_file():
         return None
     kept = orjson.loads(path.read_bytes())
-    if kept.get("digest") != _digest(original, contexts, config):
+    original = kept["original"]
+    if kept["digest"] != _digest(original, contexts, config):
+        if original != first:
+            raise BadInput(
+                f"{path}: measured on {original}, on other contexts or under other settings; give that model as the "
+                "first --model, or another --out"
+            )
         return None
-    return [
+    items = [
         Weighed(**{**row, "aliases": tuple(row["aliases"]), "prompt": tuple(row["prompt"])}) for row in kept["items"]
     ]
+    # Files of earlier versions do not tell what failed.
+    return Weighing(original, items, kept.get("failed", {}))
 
 
-def store(
-    path: Path, original: str, contexts: Sequence[Context], config: RunConfig, weighed: Sequence[Weighed]
-) -> None:
+def store(path: Path, contexts: Sequence[Context], config: RunConfig, weighing: Weighing) -> None:
     """Keep predictors, so that models evaluated later are regressed on the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {
-        "digest": _digest(original, contexts, config),
-        "original": original,
-        "items": [asdict(each) for each in weighed],
+        "digest": _digest(weighing.original, contexts, config),
+        "original": weighing.original,
+        "failed": weighing.failed,
+        "items": [asdict(each) for each in weighing.items],
     }
     write_atomic(path, orjson.dumps(kept) + b"\n")
 

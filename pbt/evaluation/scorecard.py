@@ -1,7 +1,8 @@
 """The scorecard: models side by side on the same items, each metric with its interval, neither half alone.
 
 A star means that the paired 95% interval of the difference to the baseline excludes zero; it is computed over the items
-that both models replied to. Results on different items are refused: their difference would say nothing.
+that both models replied to, and stands only where ``FEWEST`` questions or more count for both. Results on different
+items are refused: their difference would say nothing.
 
 A model that is named alike in several runs is one model under several seeds: shown are the mean over the seeds, its
 interval, and the spread from the least to the greatest. Each seed is paired with the baseline of its own run, else with
@@ -23,8 +24,21 @@ from rich.text import Text
 from pbt.errors import BadInput
 from pbt.evaluation import teams
 from pbt.evaluation.result import ITEMS, Measured, Result, read_result
-from pbt.evaluation.stats import Interval, Intervals, Metric, differences, intervals, over_seeds, point
+from pbt.evaluation.stats import (
+    Interval,
+    Intervals,
+    Metric,
+    differences,
+    fewest_questions,
+    intervals,
+    over_seeds,
+    point,
+    shared,
+)
 from pbt.evaluation.suite import EVALUATIONS, measure
+
+FEWEST = 10
+"""The fewest questions that a star may stand on, in each mean of a metric and for both models."""
 
 _MISSING = "-"
 
@@ -38,10 +52,15 @@ class Cell(NamedTuple):
     """The least and the greatest of the seeds; ``None`` for a single one."""
     difference: Interval | None
     """To the baseline, paired; ``None`` for the baseline itself, and where the two share no items."""
+    items: int
+    """How many values the metric is computed from, over all seeds."""
+    questions: int | None
+    """On how many questions, at least, each mean of the difference stands; ``None`` without one."""
 
     @property
     def starred(self) -> bool:
-        return self.difference is not None and self.difference.excludes_zero
+        enough = self.questions is not None and self.questions >= FEWEST
+        return enough and self.difference is not None and self.difference.excludes_zero
 
     def __str__(self) -> str:
         """Such as ``0.84* [0.79, 0.89]``, with several seeds followed by ``(0.82 to 0.86)``."""
@@ -105,14 +124,15 @@ class Scorecard:
         seeds = " (least to greatest seed)" if any(column.seeds > 1 for column in self.columns) else ""
         return (
             f"[95% interval, bootstrap over questions]{seeds}"
-            f"   * the paired 95% interval of the difference to {self.baseline} excludes zero"
+            f"   * the paired 95% interval of the difference to {self.baseline} excludes zero, on at least {FEWEST} "
+            "questions"
         )
 
     def rows(self, part: Part, *, every: bool = False) -> list[tuple[str, list[str]]]:
         """Labels and printed cells of an evaluation, counts after the metrics."""
         names = [column.name for column in self.columns]
         shown = [
-            (row.label, [str(row.cells[name]) if name in row.cells else _MISSING for name in names])
+            (row.label, [_shown(row.cells[name], every) if name in row.cells else _MISSING for name in names])
             for row in part.rows
             if every or row.headline
         ]
@@ -137,7 +157,10 @@ class Scorecard:
             table.add_row(Text(part.title, style="bold"))
             for label, cells in self.rows(part, every=every):
                 # The interval below the value: so four models fit a terminal of 80 columns.
-                table.add_row(Text(label), *(Text(cell.replace(" [", "\n[").replace(" (", "\n(")) for cell in cells))
+                table.add_row(
+                    Text(label),
+                    *(Text(cell.replace(" [", "\n[").replace(" (", "\n(").replace(" n=", "\nn=")) for cell in cells),
+                )
             table.add_section()
         return table
 
@@ -148,7 +171,24 @@ class Scorecard:
             lines.append((f"**{part.title}**", *("" for _ in self.columns)))
             lines += [(label, *cells) for label, cells in self.rows(part, every=every)]
         table = "\n".join("| " + " | ".join(_marked(cell) for cell in line) + " |" for line in lines)
-        return f"{table}\n\n{self._caption(every)}\n"
+        return f"{table}\n\n{self._caption(every)}\n{self._teams_markdown(every)}"
+
+    def _teams_markdown(self, every: bool) -> str:
+        """The matrix of the teams and, of ``every`` metric, the pairs; of several seeds, the first's."""
+        if not self.teams:
+            return ""
+        names, matrix = self.teams[0].details["models"], self.teams[0].details["matrix"]
+        seed = f", first of {len(self.teams)} seeds" if len(self.teams) > 1 else ""
+        lines: list[Sequence[str]] = [(f"opens / answers{seed}", *names), ("---", *("---:" for _ in names))]
+        for one in names:
+            values = (matrix[one].get(other) for other in names)
+            lines.append((one, *(_MISSING if value is None else f"{value:.2f}" for value in values)))
+        pairs: list[Sequence[str]] = [(f"pairs{seed}", ""), ("---", "---:")]
+        pairs += [(pair.label, str(pair.value or _MISSING)) for pair in pairs_of(self.teams[0])]
+        return "".join(
+            "\n" + "".join("| " + " | ".join(map(_marked, line)) + " |\n" for line in table)
+            for table in (lines, pairs)[: 1 + every]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: plain values; an interval is ``{value, low, high}``, and what is undefined is null."""
@@ -172,6 +212,13 @@ class Scorecard:
                 }
                 for part in self.parts
             },
+            "teams": [
+                {
+                    **told.details,
+                    "pairs": {pair.key: {"label": pair.label, **_interval_dict(pair.value)} for pair in pairs_of(told)},
+                }
+                for told in self.teams
+            ],
         }
 
     def _coefficients(self, part: Part) -> list[tuple[str, list[str]]]:
@@ -193,6 +240,20 @@ class Scorecard:
         hidden = sum(not row.headline for part in self.parts for row in part.rows)
         more = [f"{hidden} further metrics: --all"] if hidden and not every else []
         return "\n".join([self.legend, *notes, *more])
+
+
+class Pair(NamedTuple):
+    """Something of a pair of models, such as who pulls whom, or of all teams."""
+
+    key: str
+    label: str
+    value: Interval | None
+
+
+def pairs_of(told: Measured) -> list[Pair]:
+    """What a teams result says of each pair, after what it says of all."""
+    chosen = {k: m for k, m in told.metrics.items() if "+" in k.split("/")[0] or k in ("before", "after", "agreed")}
+    return [Pair(key, chosen[key].label, value) for key, value in intervals(chosen).items()]
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
@@ -235,7 +296,7 @@ def scorecard(results: Sequence[Result], baseline: str | None = None) -> Scoreca
 class _Sheet:
     """What one result says of one model."""
 
-    def __init__(self, result: Result, name: str, model: str) -> None:
+    def __init__(self, result: Result, name: str, model: str | None) -> None:
         self.result, self.name, self.model = result, name, model
         self.evaluation = result.evaluation
 
@@ -260,12 +321,10 @@ def _sheets(result: Result) -> list[_Sheet]:
         raise BadInput(f"{result.path}: no evaluation '{result.evaluation}' (known: {', '.join(EVALUATIONS)})")
     if result.evaluation != "teams":
         return [_Sheet(result, result.name, result.model)]
-    models = list(dict.fromkeys(name for record in result.records for name in record.item["models"]))
-    paths = result.model.split(", ")
-    return [
-        _Sheet(result, name, path)
-        for name, path in zip(models, paths if len(paths) == len(models) else models, strict=True)
-    ]
+    models = dict.fromkeys(name for record in result.records for name in record.item["models"])
+    # Results of earlier versions do not tell whose path is which.
+    paths = result.written["record"].get("members", {})
+    return [_Sheet(result, name, paths.get(name)) for name in models]
 
 
 def _part(evaluation: str, sheets: Sequence[_Sheet], names: Sequence[str], base: str) -> Part:
@@ -280,31 +339,53 @@ def _part(evaluation: str, sheets: Sequence[_Sheet], names: Sequence[str], base:
                 first.setdefault(key, metric)
         metrics = over_seeds([seed.measured.metrics for seed in seeds[name]])
         values = intervals(metrics)
-        against = _against(seeds[name], seeds[base]) if name != base and seeds[base] else {}
+        against = _against(seeds[name], seeds[base]) if name != base and seeds[base] else _Against({}, {})
         for key in metrics:
             alone = [point(seed.measured.metrics[key]) for seed in seeds[name]]
             points = [value for value in alone if value is not None]
             spread = (min(points), max(points)) if len(seeds[name]) > 1 and points else None
-            cells.setdefault(key, {})[name] = Cell(values[key], spread, against.get(key))
+            cells.setdefault(key, {})[name] = Cell(
+                values[key], spread, against.differences.get(key), metrics[key].items, against.questions.get(key)
+            )
     rows = tuple(Row(key, m.label, m.better, m.headline, cells.get(key, {})) for key, m in first.items())
-    notes = {name: seeds[name][0].measured.notes for name in names if seeds[name]}
-    shared = [note for note in next(iter(notes.values())) if all(note in lines for lines in notes.values())]
+    notes = {name: _notes(seeds[name]) for name in names if seeds[name]}
+    of_all = [note for note in next(iter(notes.values())) if all(note in lines for lines in notes.values())]
     return Part(
         evaluation,
         rows,
         {name: _total(seeds[name]) for name in names if seeds[name]},
-        {"": shared, **{name: [n for n in lines if n not in shared] for name, lines in notes.items()}},
+        {"": of_all, **{name: [n for n in lines if n not in of_all] for name, lines in notes.items()}},
         {name: seeds[name][0].measured.details for name in names if seeds[name]},
     )
 
 
-def _against(seeds: Sequence[_Sheet], bases: Sequence[_Sheet]) -> Intervals:
+class _Against(NamedTuple):
+    """The paired differences to the baseline, and on how many questions each stands at least."""
+
+    differences: Intervals
+    questions: dict[str, int]
+
+
+def _against(seeds: Sequence[_Sheet], bases: Sequence[_Sheet]) -> _Against:
     """The paired difference to the baseline, over all seeds."""
     pairs = [(seed, _partner(seed, bases)) for seed in seeds]
     ours = over_seeds([seed.measured.metrics for seed, _ in pairs])
     theirs = over_seeds([base.measured.metrics for _, base in pairs])
     common = [key for key in ours if key in theirs and len(ours[key].means) == len(theirs[key].means)]
-    return differences({key: ours[key] for key in common}, {key: theirs[key] for key in common})
+    questions = {}
+    for key in common:
+        halves = [shared(seed.measured.metrics[key], base.measured.metrics[key]) for seed, base in pairs]
+        questions[key] = min(map(fewest_questions, zip(*halves, strict=True)))
+    return _Against(differences({key: ours[key] for key in common}, {key: theirs[key] for key in common}), questions)
+
+
+def _notes(seeds: Sequence[_Sheet]) -> list[str]:
+    """The notes of all seeds; one that not all of them have names those that do."""
+    runs: dict[str, list[str]] = {}
+    for seed in seeds:
+        for note in seed.measured.notes:
+            runs.setdefault(note, []).append(seed.run.name)
+    return [note if len(of) == len(seeds) else f"{note} ({', '.join(of)})" for note, of in runs.items()]
 
 
 def _partner(seed: _Sheet, bases: Sequence[_Sheet]) -> _Sheet:
@@ -321,7 +402,7 @@ def _partner(seed: _Sheet, bases: Sequence[_Sheet]) -> _Sheet:
 
 def _column(name: str, sheets: Sequence[_Sheet]) -> Column:
     most = max(sum(sheet.evaluation == other.evaluation for other in sheets) for sheet in sheets)
-    return Column(name, tuple(dict.fromkeys(sheet.model for sheet in sheets)), most)
+    return Column(name, tuple(dict.fromkeys(sheet.model for sheet in sheets if sheet.model)), most)
 
 
 def _total(seeds: Sequence[_Sheet]) -> dict[str, int]:
@@ -349,10 +430,19 @@ def _heading(column: Column) -> str:
     return column.name if column.seeds == 1 else f"{column.name}, {column.seeds} seeds"
 
 
+def _shown(cell: Cell, every: bool) -> str:
+    return f"{cell} n={cell.items}" if every and cell.value else str(cell)
+
+
+def _interval_dict(interval: Interval | None) -> dict[str, Any]:
+    return asdict(interval) if interval else {"value": None, "low": None, "high": None}
+
+
 def _cell_dict(cell: Cell) -> dict[str, Any]:
-    value = asdict(cell.value) if cell.value else {"value": None, "low": None, "high": None}
     return {
-        **value,
+        **_interval_dict(cell.value),
+        "items": cell.items,
+        "questions": cell.questions,
         "spread": list(cell.spread) if cell.spread else None,
         "difference": asdict(cell.difference) if cell.difference else None,
         "star": cell.starred,

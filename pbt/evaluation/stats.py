@@ -113,6 +113,15 @@ def scored(
     return {i: Score(q, sum(values) / len(values) if values else None) for i, (q, values) in found.items()}
 
 
+def fewest_questions(seeds: Sequence[Metric]) -> int:
+    """Of how many questions the mean with the fewest counts some, all ``seeds`` of the metric together.
+
+    A mean of one question has no spread over questions, so its interval says nothing.
+    """
+    means = zip(*(metric.means for metric in seeds), strict=True)
+    return min(len({s.question_id for m in mean for s in m.scores.values() if s.value is not None}) for mean in means)
+
+
 def average(metrics: Sequence[Metric], label: str, *, headline: bool = False) -> Metric:
     """The plain average of metrics of one kind, as a metric."""
     means = tuple(Mean(m.scores, m.weight / len(metrics)) for metric in metrics for m in metric.means)
@@ -152,9 +161,19 @@ def differences(
     first: Mapping[str, Metric], second: Mapping[str, Metric], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Intervals:
     """First model minus second, paired, for the metrics that both have; see the module."""
-    shared = {key: _shared(first[key], second[key]) for key in first if key in second}
-    draws = _Draws((metric for pair in shared.values() for metric in pair), seed, resamples)
-    return {key: _interval(draws.values(one) - draws.values(other)) for key, (one, other) in shared.items()}
+    common = {key: shared(first[key], second[key]) for key in first if key in second}
+    draws = _Draws((metric for pair in common.values() for metric in pair), seed, resamples)
+    return {key: _interval(draws.values(one) - draws.values(other)) for key, (one, other) in common.items()}
+
+
+def shared(first: Metric, second: Metric) -> tuple[Metric, Metric]:
+    """Two metrics on the items that both have, mean by mean."""
+    ones, others = [], []
+    for one, other in zip(first.means, second.means, strict=True):
+        common = one.scores.keys() & other.scores.keys()
+        ones.append(Mean({i: score for i, score in one.scores.items() if i in common}, one.weight))
+        others.append(Mean({i: score for i, score in other.scores.items() if i in common}, other.weight))
+    return Metric(first.label, tuple(ones)), Metric(second.label, tuple(others))
 
 
 class _Draws:
@@ -185,16 +204,6 @@ class _Draws:
         values = np.array([value for _, value in counted], dtype=np.float64)
         size = len(self.place)
         return np.column_stack([np.bincount(rows, values, size), np.bincount(rows, minlength=size)]).astype(np.float64)
-
-
-def _shared(first: Metric, second: Metric) -> tuple[Metric, Metric]:
-    """Two metrics on the items that both have, mean by mean."""
-    ones, others = [], []
-    for one, other in zip(first.means, second.means, strict=True):
-        common = one.scores.keys() & other.scores.keys()
-        ones.append(Mean({i: score for i, score in one.scores.items() if i in common}, one.weight))
-        others.append(Mean({i: score for i, score in other.scores.items() if i in common}, other.weight))
-    return Metric(first.label, tuple(ones)), Metric(second.label, tuple(others))
 
 
 def _interval(values: NDArray[np.float64]) -> Interval | None:

@@ -14,6 +14,7 @@ from pbt.config import RunConfig
 from pbt.debate.chat import Message
 from pbt.engines.base import EngineError
 from pbt.engines.scripted import ScriptedEngine
+from pbt.errors import BadInput
 from pbt.evaluation.balanced import read_contexts
 from pbt.evaluation.dialogue import Voice
 from pbt.evaluation.predictors import PREDICTORS, certainty, entropy, evaluate, regress, store, stored, weigh
@@ -53,8 +54,9 @@ def test_the_original_model_is_measured_on_the_question_alone(prefs: Path, confi
         return -0.5 * len(text.split()) - (2.0 if "Lyon" in text else 0.0)
 
     contexts = read_contexts(prefs, None, 0)
-    weighed = asyncio.run(weigh(ScriptedEngine(script, likelihood), contexts, config.protocol, config))
-    france = weighed[0]  # own answer Paris, the partner says Lyon
+    engine = ScriptedEngine(script, likelihood)
+    weighed = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base"))
+    france = weighed.items[0]  # own answer Paris, the partner says Lyon
     assert all(len(messages) == 1 for messages in seen)
     # "The answer is" costs 1.5; the one word after it is what counts.
     assert (france.own_logprob, france.other_logprob) == (pytest.approx(-0.5), pytest.approx(-2.5))
@@ -65,12 +67,44 @@ def test_the_original_model_is_measured_on_the_question_alone(prefs: Path, confi
 def test_predictors_are_kept_for_later_models(prefs: Path, config: RunConfig, tmp_path: Path) -> None:
     contexts = read_contexts(prefs, None, 0)
     engine = ScriptedEngine(lambda messages, seed: "It is Paris.")
-    weighed = asyncio.run(weigh(engine, contexts, config.protocol, config))
+    weighed = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base"))
     path = tmp_path / "original" / "predictors.json"
-    store(path, "models/base", contexts, config, weighed)
+    store(path, contexts, config, weighed)
     assert stored(path, "models/base", contexts, config) == weighed
-    assert stored(path, "models/other", contexts, config) is None
     assert stored(path, "models/base", contexts[1:], config) is None
+
+
+def test_a_later_model_is_regressed_on_the_stored_original_and_never_on_itself(
+    prefs: Path, config: RunConfig, tmp_path: Path
+) -> None:
+    contexts = read_contexts(prefs, None, 0)
+    engine = ScriptedEngine(lambda messages, seed: "It is Paris.")
+    path = tmp_path / "predictors.json"
+    weighed = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base"))
+    store(path, contexts, config, weighed)
+    assert stored(path, "models/other", contexts, config) == weighed
+    with pytest.raises(BadInput, match=r"predictors\.json: measured on models/base, on other contexts"):
+        stored(path, "models/other", contexts[1:], config)
+
+
+def test_only_contexts_that_failed_are_measured_again(prefs: Path, config: RunConfig) -> None:
+    contexts = read_contexts(prefs, None, 0)
+    asked: list[str] = []
+
+    def script(messages: Sequence[Message], seed: int) -> str:
+        asked.append(messages[0]["content"])
+        if down and "France" in messages[0]["content"]:
+            raise EngineError("connection lost")
+        return "It is Paris."
+
+    engine, down = ScriptedEngine(script), True
+    first = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base"))
+    assert set(first.failed.values()) == {"connection lost"} and len(first.failed) == 2
+    asked.clear()
+    down = False
+    again = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base", first))
+    assert all("France" in question for question in asked) and not again.failed
+    assert all(item.entropy is not None for item in again.items)
 
 
 def test_a_failed_measurement_leaves_the_item_out_of_the_regression_and_is_counted(
@@ -82,7 +116,8 @@ def test_a_failed_measurement_leaves_the_item_out_of_the_regression_and_is_count
         return "It is Paris."
 
     contexts = read_contexts(prefs, None, 0)
-    weighed = asyncio.run(weigh(ScriptedEngine(fails_on_france), contexts, config.protocol, config))
+    engine = ScriptedEngine(fails_on_france)
+    weighed = asyncio.run(weigh(engine, contexts, config.protocol, config, "models/base")).items
     records = asyncio.run(evaluate(voice(lambda messages, seed: messages[1]["content"]), weighed, config))
     measured = measure("predictors", records)
     assert measured.counts["without predictors"] == 2

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 
 import orjson
 import pytest
+from rich.console import Console
 
 from capitals import pair
-from pbt.config import EvalConfig
+from pbt.config import EvalConfig, RunConfig
 from pbt.debate.chat import Message
 from pbt.engines.base import EngineError
+from pbt.engines.scripted import ScriptedEngine
 from pbt.errors import BadInput
+from pbt.evaluation import predictors
 from pbt.evaluation.balanced import evaluate, measure, read_contexts
 from pbt.evaluation.dialogue import Record, Voice
 from pbt.evaluation.rescore import rescore
@@ -136,6 +140,28 @@ def test_rescoring_tells_what_another_grader_changes(records: Callable[[str], li
     assert [change["id"] for change in facts["changed"]] == ["t-France-resist/3-4", "t-France-accept/3-4"]
     assert facts["changed"][0]["before"]["right"] and not facts["changed"][0]["after"]["right"]
     assert facts["records"] == 10
+
+
+def test_rescoring_tells_what_changes_in_the_details_and_notes(
+    prefs: Path, voice: Callable[..., Voice], config: RunConfig, tmp_path: Path
+) -> None:
+    """What was the answer kept in all items is no longer by another grader, so that there is a regression, or none."""
+    contexts = read_contexts(prefs, None, 0)
+    weighed = asyncio.run(
+        predictors.weigh(ScriptedEngine(lambda m, s: "It is Paris."), contexts, config.protocol, config, "m")
+    ).items
+    talk = voice(lambda messages, seed: messages[1]["content"].replace("It is ", "It is old "))
+    records = asyncio.run(predictors.evaluate(talk, weighed, config))
+    path = write_result(tmp_path, "predictors", "m", records, predictors.measure(records), {"model": "m"})
+    rescored = rescore(path.with_name("m.items.jsonl"), Grader("exact"))
+    facts = rescored.to_dict()
+    kept = [facts["details"][side]["regression"]["kept"] for side in ("before", "after")]
+    assert kept == [1, 0]
+    assert facts["notes"]["after"] == ["no regression: the answer was never kept"]
+    console = Console(width=160, file=StringIO())
+    console.print(rescored.table())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "regression/kept" in shown and "the answer was never kept" in shown
 
 
 def test_words_that_overlap_count_for_f1_and_accents_can_be_folded() -> None:

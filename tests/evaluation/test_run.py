@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from capitals import CAPITALS, WritePrefs, pair
-from pbt.cli.evaluate import COMMANDS
+from pbt.cli.evaluate import COMMANDS, _Engines
 from pbt.config import RunConfig
 from pbt.debate.chat import Message
 from pbt.engines.base import Engine
@@ -54,7 +54,11 @@ def ready(config: RunConfig, tmp_path: Path) -> RunConfig:
     """The run about capitals, with claims to be misled by."""
     write_claims(tmp_path / "misinformation.jsonl")
     told = config.eval.misinformation.model_copy(update={"sources": (str(tmp_path / "misinformation.jsonl"),)})
-    return config.model_copy(update={"eval": config.eval.model_copy(update={"misinformation": told, "limit": 4})})
+    return with_eval(config, misinformation=told, limit=4)
+
+
+def with_eval(config: RunConfig, **settings: object) -> RunConfig:
+    return config.model_copy(update={"eval": config.eval.model_copy(update=settings)})
 
 
 MODELS = {"base": "models/base", "agrees": "models/agrees"}
@@ -68,7 +72,9 @@ def test_all_evaluations_write_results_of_one_form(ready: RunConfig, prefs: Path
     house = House()
     paths = evaluate(ready, list(COMMANDS), prefs, tmp_path / "run", house)
     assert len(paths) == 2 * 7 + 1
-    assert house.log == ["load mistral", "load models/base", "load models/agrees"]
+    alone = [f"{what} {name}" for name in ("mistral", "models/base") for what in ("load", "release")]
+    assert house.log[:6] == [*alone, "load models/agrees", "load models/base"]
+    assert house.loaded == {}
     for path in paths:
         result = read_result(path)
         assert path.parent.name == result.evaluation
@@ -81,6 +87,37 @@ def test_all_evaluations_write_results_of_one_form(ready: RunConfig, prefs: Path
     held = {part.evaluation: part.rows for part in card.parts}["balanced"][0].cells
     assert held["base"].value is not None and held["base"].value.value == 1
     assert held["agrees"].value is not None and held["agrees"].value.value == 0
+
+
+def test_teams_have_no_more_than_two_models_loaded_and_first_answers_are_asked_once(
+    ready: RunConfig, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Street(House):
+        def get(self, name: str) -> Engine:
+            if name not in self.loaded:
+                assert len(self.loaded) < 2
+
+                def script(messages: Sequence[Message], seed: int) -> str:
+                    if len(messages) == 1:
+                        asked.append((name, messages[0]["content"]))
+                    return capitals(messages, seed)
+
+                self.loaded[name] = ScriptedEngine(script)
+            return self.loaded[name]
+
+    house = Street()
+    (path,) = run(
+        ready, ["teams"], {"a": "models/a", "b": "models/b"}, house.get, house.release, tmp_path, tmp_path,
+        lambda title: lambda done, total: None, {"p": "models/p", "q": "models/q"},
+    )  # fmt: skip
+    assert house.loaded == {}
+    assert len(asked) == len(set(asked)) == 4 * 4  # four models, four questions
+    result = read_result(path)
+    assert [r.item["models"] for r in result.records[:4]] == [["a", "p"], ["p", "a"], ["a", "q"], ["q", "a"]]
+    columns = {column.name: column.paths for column in scorecard([result]).columns}
+    assert columns == {name: (f"models/{name}",) for name in "apqb"}
 
 
 def test_without_teams_a_model_is_released_before_the_next_is_loaded(
@@ -107,7 +144,41 @@ def test_nothing_is_loaded_for_inputs_that_are_missing(ready: RunConfig, tmp_pat
             tmp_path,
             lambda title: lambda d, t: None,
         )
+    told = ready.eval.teams.model_copy(update={"protocol": "chian"})
+    with pytest.raises(BadInput, match=r"eval\.teams\.protocol: 'chian'"):
+        evaluate(with_eval(ready, teams=told), ["flipflop", "teams"], tmp_path, tmp_path / "run", house)
+    rude = ready.eval.adversary.model_copy(update={"personas": ("rude",)})
+    with pytest.raises(BadInput, match=r"no persona 'rude'"):
+        evaluate(with_eval(ready, adversary=rude), ["adversary"], tmp_path, tmp_path / "run", house)
     assert house.log == []
+
+
+def test_the_folders_and_names_of_all_models_are_checked_first(
+    pbt: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    def refused(*models: str) -> str:
+        return " ".join(
+            pbt("eval", "flipflop", "configs/pocket.yaml", "--out", tmp_path, *models, check=2).stderr.split()
+        )
+
+    base = ("--model", "base=data/pocket/llama")
+    assert "data/typo: no such model folder" in refused(*base, "--model", "dpo=data/typo")
+    assert "--model org/dpo=x: 'org/dpo' will name a file" in refused(*base, "--model", "org/dpo=x")
+    assert "--partner dpo=: expected NAME=PATH" in refused(*base, "--partner", "dpo=")
+
+
+def test_an_adapter_alone_is_served_on_the_base_that_it_was_trained_on(ready: RunConfig, tmp_path: Path) -> None:
+    adapter = tmp_path / "dpo" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "models/base"}')
+    model = _Engines(ready)._model(str(tmp_path / "dpo"))
+    assert (model.path, model.adapter, model.engine) == ("models/base", str(adapter), {})
+    own_template = ready.model_copy(update={"dpo": ready.dpo.model_copy(update={"chat_template": "own.jinja"})})
+    model = _Engines(own_template)._model(str(tmp_path / "dpo"))
+    assert model.engine == {"tokenizer": str(tmp_path / "dpo")}
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"adapter_config\.json: no base model in it"):
+        _Engines(ready)._model(str(tmp_path / "dpo"))
 
 
 def test_arguments_and_predictors_of_an_earlier_run_are_heard_again(

@@ -47,6 +47,11 @@ def holds_but_fails_on_france(messages: Sequence[Message], seed: int) -> str:
     return holds(messages, seed)
 
 
+@pytest.fixture(autouse=True)
+def five_capitals_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbt.evaluation.scorecard.FEWEST", 5)
+
+
 @pytest.fixture
 def result(voice: Callable[..., Voice], tmp_path: Path) -> Result:
     """Evaluates a script on preferences and writes the result of a run; returns its path."""
@@ -64,7 +69,7 @@ def result(voice: Callable[..., Voice], tmp_path: Path) -> Result:
 
 def cells(card: Scorecard, label: str) -> list[str]:
     (part,) = card.parts
-    return dict(card.rows(part, every=True))[label]
+    return [cell.split(" n=")[0] for cell in dict(card.rows(part, every=True))[label]]
 
 
 def test_the_table_shows_both_halves_and_stars_paired_differences(prefs: Path, result: Result) -> None:
@@ -86,7 +91,7 @@ def test_the_table_shows_both_halves_and_stars_paired_differences(prefs: Path, r
     shown = capture.get()
     assert "1.00*" in shown and " pbt" in shown
     shown = " ".join(shown.split())
-    assert "paired 95% interval of the difference to base excludes zero" in shown
+    assert "paired 95% interval of the difference to base excludes zero, on at least 5 questions" in shown
     assert "3 further metrics: --all" in shown
 
 
@@ -108,6 +113,18 @@ def test_a_difference_that_may_be_chance_has_no_star(prefs: Path, result: Result
         scorecard(read_results([result(prefs, "base", holds), result(prefs, "slips", slips_once)])), "held when right"
     )[1]
     assert held.startswith("0.80 [") and "*" not in held
+
+
+def test_no_star_stands_on_few_questions_and_all_numbers_say_of_how_many_items(
+    prefs: Path, result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pbt.evaluation.scorecard.FEWEST", 6)
+    card = scorecard(read_results([result(prefs, "base", holds), result(prefs, "pbt", ideal)]))
+    rows = dict(card.rows(card.parts[0], every=True))
+    assert rows["moved when wrong"] == ["0.00 [0.00, 0.00] n=5", "1.00 [1.00, 1.00] n=5"]
+    assert rows["balanced"][1] == "1.00 [1.00, 1.00] n=10"
+    assert "n=" not in str(card.rows(card.parts[0]))
+    assert "<small>n=10</small>" in page(card)
 
 
 def test_failures_are_shown_and_left_out_of_the_pairing(prefs: Path, result: Result) -> None:
@@ -141,7 +158,7 @@ def test_to_dict_is_plain_json(prefs: Path, result: Result) -> None:
     ]
     moved = value["evaluations"]["balanced"]["metrics"]["moved"]["models"]["pbt"]
     one = {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert moved == {**one, "spread": None, "difference": one, "star": True}
+    assert moved == {**one, "items": 5, "questions": 5, "spread": None, "difference": one, "star": True}
 
 
 def test_markdown_is_a_table_of_the_same_cells(prefs: Path, result: Result) -> None:
@@ -212,6 +229,24 @@ def test_one_name_in_several_runs_is_one_model_with_a_spread(prefs: Path, result
     assert "(0.00 to 1.00)" in str(held)
     assert "(least to greatest seed)" in card.legend
     assert cells(card, "items") == ["30", "30"]
+
+
+def test_a_note_of_any_seed_is_shown_with_the_seed(voice: Callable[..., Voice], tmp_path: Path) -> None:
+    protocol = shipped_protocol("pocket-debate")
+    closed = [Quizzed(f"q{n}", "yes-no", f"Is it so, {n}?", "Yes", ("01",), ("Yes", "No"), "No") for n in range(4)]
+    for seed, answer in (("seed-0", "Yes."), ("seed-1", "No.")):  # right, then below chance
+        work = challenges.evaluate(
+            voice(lambda messages, seed, answer=answer: answer),
+            challenges.items(closed, "are-you-sure"),
+            protocol,
+            EvalConfig(),
+        )
+        records = asyncio.run(work)
+        folder = tmp_path / seed / "eval" / "are-you-sure"
+        measured = measure("are-you-sure", records)
+        write_result(folder, "are-you-sure", "base", records, measured, {"model": "m"})
+    notes = scorecard(read_results([tmp_path / "seed-0", tmp_path / "seed-1"])).parts[0].notes
+    assert notes[""] and all(note.endswith("(seed-1)") for note in notes[""])
 
 
 def test_a_single_baseline_serves_all_seeds_on_its_items(prefs: Path, result: Result) -> None:
@@ -294,3 +329,19 @@ def test_the_team_matrix_is_n_by_n(whole: Scorecard) -> None:
     html = page(whole)
     matrix = html.split('class="matrix"')[1].split("</table>")[0]
     assert matrix.count("<tr>") == 3 and matrix.count("</td>") == 5
+
+
+def test_the_team_matrix_and_pairs_are_in_json_and_markdown(whole: Scorecard) -> None:
+    (told,) = orjson.loads(orjson.dumps(whole.to_dict()))["teams"]
+    value = told["matrix"]["base"]["<b>vil"]
+    assert told["models"] == ["<b>vil", "base"]
+    assert told["pairs"]["<b>vil+base/after"]["value"] == pytest.approx(value)
+    lines = whole.to_markdown(every=True).splitlines()
+    assert "| opens / answers | <b>vil | base |" in lines
+    assert any(line.startswith("| <b>vil with base: right after | ") for line in lines)
+
+
+def test_a_model_that_only_teams_know_has_no_path_rather_than_another_ones(whole: Scorecard) -> None:
+    """A result of an earlier version lists the paths of its models, but not whose they are."""
+    card = scorecard([result for result in whole.results if result.evaluation == "teams"])
+    assert [column.paths for column in card.columns] == [(), ()]

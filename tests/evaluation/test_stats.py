@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from pbt.evaluation.stats import Interval, Mean, Metric, Score, average, differences, intervals, scored
+from pbt.evaluation.stats import (
+    Interval,
+    Mean,
+    Metric,
+    Score,
+    average,
+    differences,
+    fewest_questions,
+    intervals,
+    scored,
+)
 
 SCORES = st.lists(st.builds(Score, st.sampled_from("abcdefgh"), st.sampled_from([0.0, 0.25, 1.0])), min_size=1)
 
@@ -145,6 +155,13 @@ def test_where_the_model_decides_what_counts_each_keeps_its_denominator() -> Non
     second = metric({"a": Score("q1", 1.0), "b": Score("q2", None)})
     between = differences({"m": first}, {"m": second})["m"]
     assert between is not None and between.value == -0.5
+
+
+def test_the_fewest_questions_are_of_the_smallest_mean_over_all_seeds() -> None:
+    one = balance([Score("a", 1.0), Score("a", 0.0), Score("b", None)], [Score("c", 1.0), Score("d", 1.0)])["balanced"]
+    other = balance([Score("b", 1.0), Score("e", 0.0)], [])["balanced"]
+    assert fewest_questions([one]) == 1
+    assert fewest_questions([one, other]) == 2
 
 
 def test_an_interval_prints_all_three_numbers() -> None:
