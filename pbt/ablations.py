@@ -23,8 +23,9 @@ from pbt.evaluation.result import read_result
 from pbt.evaluation.stats import Interval, differences, intervals
 from pbt.pipeline import Pipeline
 from pbt.pocket.facts import unit_hash
-from pbt.pocket.unseen import reworded
+from pbt.pocket.unseen import is_pocket_fact, reworded
 from pbt.provenance import RUN_FILE, write_atomic
+from pbt.questions import load_questions
 from pbt.store import tree_files
 
 BASE, TRAINED = "base", "balanced"
@@ -48,6 +49,16 @@ class Row(NamedTuple):
         return {**self._asdict(), **values, "difference": self.difference and asdict(self.difference)}
 
 
+def check_pocket(run: RunConfig) -> None:
+    """Raise BadInput for a question that is about no pocket fact: it has no relation to leave out, no unseen words."""
+    for question in load_questions(run.questions, run.seed):
+        if not is_pocket_fact(question.id):
+            raise BadInput(
+                f"{run.questions.source}: question '{question.id}' is no fact of the pocket world, which the ablations "
+                "are about; leave out --ablations"
+            )
+
+
 def ablate(pipeline: Pipeline, run: RunConfig, home: Path) -> list[Row]:
     """Run all ablations on the seed in ``home``, into ``home/ablations``. Raises BadInput when a command fails."""
     folder, prefs, base = home / "ablations", home / "prefs", run.trained("dpo").path
@@ -62,7 +73,7 @@ def ablate(pipeline: Pipeline, run: RunConfig, home: Path) -> list[Row]:
         return str(folder / name / "dpo-balanced")
 
     def built(name: str, *options: str, trees: Path = home / "trees") -> Path:
-        pipeline.run("build pairs", "build-prefs", str(trees), "--out", str(folder / name / "prefs"), *options)
+        pipeline.build(trees, folder / name / "prefs", *options)
         return folder / name / "prefs"
 
     some = _trees_of_half(home / "trees", folder / "half-of-relations" / "trees")
@@ -141,10 +152,7 @@ def _row(name: str, home: Path, model: str = TRAINED) -> Row:
 
 def _taken(row: dict[str, Any]) -> bool:
     """Whether the question's relation is in the half that training takes. Of ``capital:peru`` it is ``capital``."""
-    relation, colon, _ = row["question_id"].partition(":")
-    if not colon:
-        raise BadInput(f"question '{row['question_id']}': its id names no relation, so relations cannot be left out")
-    return unit_hash("ablation", relation) < 0.5
+    return unit_hash("ablation", row["question_id"].partition(":")[0]) < 0.5
 
 
 def _trees_of_half(trees: Path, out: Path) -> Path:

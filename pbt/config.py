@@ -283,6 +283,17 @@ class TrainConfig(Section):
     """Handed verbatim to TRL's SFTConfig, DPOConfig or KTOConfig; a typo is an error."""
 
 
+class SftConfig(TrainConfig):
+    """The same keys, without a use for those of DPO."""
+
+    @field_validator("from_sft", "method")
+    @classmethod
+    def _left_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != cls.model_fields[str(info.field_name)].default:
+            raise ValueError("is for dpo only; remove the key")
+        return value
+
+
 class MisinformationConfig(Section):
     sources: tuple[str, ...] = ("data/misinformation.jsonl",)
     """Files in FARM's schema; a result is reported for each."""
@@ -392,7 +403,17 @@ class SlurmConfig(SlurmResources):
     a configuration, are run as they stand."""
     container: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Words put before each command, such as ``[apptainer, exec, --nv, pbt.sif]``; ``pbt`` is looked for in there."""
-    evaluation: Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")] = "balanced"
+    evaluation: Literal[
+        "balanced",
+        "are-you-sure",
+        "flipflop",
+        "misinformation",
+        "pressure",
+        "adversary",
+        "predictors",
+        "teams",
+        "all",
+    ] = "balanced"
     """Which command of ``pbt eval`` the stage runs; ``all`` for every one."""
     generate: SlurmResources = SlurmResources()
     """What this stage asks for instead of the common keys; so for the others."""
@@ -421,7 +442,7 @@ class RunConfig(Section):
     extraction: ExtractionConfig = ExtractionConfig()
     generate: GenerateConfig = GenerateConfig()
     preferences: PreferencesConfig = PreferencesConfig()
-    sft: TrainConfig = TrainConfig()
+    sft: SftConfig = SftConfig()
     dpo: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     slurm: SlurmConfig | None = None

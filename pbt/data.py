@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import orjson
 
 import pbt
 from pbt.errors import BadInput
 
+HOME = Path("data")
+"""Where the shipped configurations look for it."""
 MANIFEST = "manifest.json"
 
 
@@ -44,33 +49,50 @@ def pack(folder: Path, archive: Path) -> int:
 def unpack(archive: Path | None, folder: Path) -> int:
     """Unpack into ``folder`` and check every file against the manifest. Returns how many files.
 
-    Raises BadInput for an archive that is missing, damaged, or holds anything but plain files below the folder.
+    The manifest gets there last, so where it is, all is. Raises BadInput for an archive that is missing, damaged, or
+    holds anything but plain files below the folder.
     """
     source = archive or shipped_archive()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(source, "r:gz") as tar:
-            tar.extractall(folder, filter="data")
-    except FileNotFoundError:
-        raise BadInput(f"{source}: no such archive; it lies at the top of the project's checkout") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise BadInput(f"{source}: cannot be unpacked: {error}") from None
-    return verify(folder)
+    with TemporaryDirectory(prefix=".unpack-", dir=folder.resolve().parent) as scratch:
+        fresh = Path(scratch)
+        try:
+            with tarfile.open(source, "r:gz") as tar:
+                tar.extractall(fresh, filter="data")
+        except FileNotFoundError:
+            raise BadInput(f"{source}: no such archive; it lies at the top of the project's checkout") from None
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise BadInput(f"{source}: cannot be unpacked: {error}") from None
+        count = verify(fresh)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        files = [path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()]
+        for name in sorted(files, key=lambda name: name == Path(MANIFEST)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(fresh / name, folder / name)
+    return count
+
+
+def unpack_once() -> None:
+    """Unpack the shipped archive into ``HOME``, unless that has been done."""
+    if not (HOME / MANIFEST).is_file():
+        unpack(None, HOME)
 
 
 def verify(folder: Path) -> int:
     """Check the unpacked files against the manifest. Returns how many; BadInput names the first that differs."""
     try:
-        manifest = orjson.loads((folder / MANIFEST).read_bytes())
+        sums: dict[str, str] = orjson.loads((folder / MANIFEST).read_bytes())["sha256"]
     except FileNotFoundError:
         raise BadInput(f"{folder}: no {MANIFEST}; unpack the data first with 'pbt data unpack'") from None
-    for name, wanted in manifest["sha256"].items():
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise BadInput(f"{folder / MANIFEST}: is no manifest of checksums; run 'pbt data unpack' again") from None
+    for name, wanted in sums.items():
         path = folder / PurePosixPath(name)
         if not path.is_file():
             raise BadInput(f"{path}: named in the manifest and missing; run 'pbt data unpack' again")
         if _sha256(path) != wanted:
             raise BadInput(f"{path}: differs from the manifest; run 'pbt data unpack' again")
-    return len(manifest["sha256"])
+    return len(sums)
 
 
 def shipped_archive() -> Path:

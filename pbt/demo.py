@@ -10,7 +10,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from pbt.data import MANIFEST, unpack
+from pbt.data import unpack_once
 from pbt.errors import BadInput
 from pbt.pipeline import QUICK, Pipeline, trained
 from pbt.provenance import write_atomic
@@ -32,8 +32,7 @@ def run_demo(folder: Path, *, quick: bool, console: Console) -> None:
         raise BadInput(f"{folder}: holds a {marker.read_text().strip()} demo; remove it, or use another --out")
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(f"{size}\n")
-    if not Path("data", MANIFEST).is_file():
-        unpack(None, Path("data"))
+    unpack_once()
 
     def announce(command: str) -> None:
         console.print(f"\n[bold]$ {command}", highlight=False, soft_wrap=True)
@@ -62,7 +61,7 @@ the mean of both.
   models     {folder}/dpo-accept, dpo-resist, dpo-balanced (and the SFT models they started from)
   results    {folder}/eval/balanced
 
-Next, your own models: copy configs/llama-8b-mistral-7b.yaml, put your models and questions in, and run the same
+Next, your own models: copy configs/llama-8b-mistral-7b.yaml, put a name, your models and questions in, and run the same
 commands on it.""",
         highlight=False,
         soft_wrap=True,

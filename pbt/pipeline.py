@@ -91,7 +91,7 @@ class Pipeline:
         if prefs is None:
             prefs = folder / "prefs"
             self.run("grow trees", "generate", str(self.config), "--out", str(folder / "trees"), *self.sets)
-            self.run("build pairs", "build-prefs", str(folder / "trees"), "--out", str(prefs))
+            self.build(folder / "trees", prefs)
         for method in methods:
             wanted = [regime for regime in regimes if not (folder / f"{method}-{regime}").exists()]
             if wanted:
@@ -109,6 +109,12 @@ class Pipeline:
                     str(folder),
                     *self.sets,
                 )
+
+    def build(self, trees: Path, prefs: Path, *options: str) -> None:
+        """Pairs from trees that there are."""
+        # The configuration is named, because the one beside the trees is that of their first launch.
+        config = ["--config", str(self.config), *self.sets]
+        self.run("build pairs", "build-prefs", str(trees), "--out", str(prefs), *config, *options)
 
     def evaluate(
         self,

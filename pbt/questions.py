@@ -79,7 +79,10 @@ def read_records(source: str, skipped: list[str] | None = None) -> Iterator[tupl
         return
     path = Path(source)
     if not path.is_file():
-        raise BadInput(f"{source}: no such file of questions (a data set of the hub is written hf:NAME:CONFIG:SPLIT)")
+        hint = "a data set of the hub is written hf:NAME:CONFIG:SPLIT"
+        if path.is_relative_to("data"):
+            hint = "the shipped ones are there after 'pbt data unpack'"
+        raise BadInput(f"{source}: no such file of questions ({hint})")
     if path.suffix == ".parquet":
         yield from _numbered(_parquet_rows(path), source)
         return

@@ -21,13 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pbt import ablations
-from pbt.ablations import Row, ablate
+from pbt.ablations import Row, ablate, check_pocket
 from pbt.config import RunConfig, differences, load_config
-from pbt.data import MANIFEST, unpack
+from pbt.data import HOME, unpack_once
 from pbt.errors import BadInput
-from pbt.evaluation import claims, page
+from pbt.evaluation import adversary, claims, page, teams
 from pbt.evaluation.claims import PARTNER, TRAINED_PARTNER, Finding
+from pbt.evaluation.run import read_inputs
 from pbt.evaluation.scorecard import Scorecard, read_results, scorecard
+from pbt.evaluation.suite import EVALUATIONS
 from pbt.pipeline import QUICK, Pipeline, trained
 from pbt.provenance import write_atomic
 
@@ -48,6 +50,9 @@ class Replication:
     """Items that no answer came of, in all evaluations; the tables count them by evaluation."""
     versions: list[str]
     """Of the code that made the results; of more than one, if it changed on the way."""
+    markdown: Path
+    html: Path
+    """The pages that tell it."""
 
 
 def replicate(
@@ -57,24 +62,34 @@ def replicate(
     seeds: int,
     quick: bool,
     with_ablations: bool,
-    jobs: int,
+    jobs: int | None,
     overrides: Sequence[str],
+    command: str,
     console: Console,
 ) -> Replication:
-    """Run ``seeds`` seeds, from the configuration's on, into ``folder``, at most ``jobs`` commands side by side.
+    """Run ``seeds`` seeds, from the configuration's on, into ``folder``, at most ``jobs`` commands side by side: when
+    absent one where there is a GPU, which two commands would fight over, else one a core.
 
-    Says on ``console`` what is done.
+    Says on ``console`` what is done; ``command`` is what the pages say they were made by. They are written before the
+    ablations as well.
 
-    Raises BadInput when the folder holds another replication, or when a command fails.
+    Raises BadInput for what the configuration does not allow, when the folder holds another replication, or when a
+    command fails.
     """
     sets = [*(QUICK if quick else ()), *overrides]
     run = load_config(config, sets)
+    gpus = _gpus()
+    _check_training(run, gpus)
+    if any(Path(path).is_relative_to(HOME) for path in _files(run)):
+        unpack_once()
+    # What the evaluations need is read now, and not after hours of training; the test pairs alone are not there yet.
+    teams.load_protocol(run.eval.teams.protocol)
+    adversary.check_personas(run)
+    read_inputs(run, [name for name in EVALUATIONS if name not in ("balanced", "predictors")], folder)
+    if with_ablations:
+        check_pocket(run)
     _claim_folder(folder, run)
-    if (
-        any(Path(model.path).is_relative_to("data") for model in run.models.values())
-        and not Path("data", MANIFEST).is_file()
-    ):
-        unpack(None, Path("data"))
+    jobs = jobs or (1 if gpus else os.cpu_count() or 1)
 
     def pipeline(seed: int, home: Path, side_by_side: int) -> Pipeline:
         began = time.monotonic()
@@ -95,7 +110,9 @@ def replicate(
     def partner(seed: int) -> None:
         # It is trained as its own student: it sits where the other one sat, in trees of its own.
         home = folder / f"seed-{seed}" / PARTNER
-        pipeline(seed, home, jobs).but(f"seats=[{', '.join(reversed(run.seats))}]").train(home, ["balanced"])
+        seats = f"seats=[{', '.join(reversed(run.seats))}]"
+        other = pipeline(seed, home, jobs).but(seats, "sft.model=null", "dpo.model=null")
+        other.train(home, ["balanced"])
 
     def evaluate(seed: int) -> None:
         home = folder / f"seed-{seed}"
@@ -119,16 +136,27 @@ def replicate(
     card = scorecard(results)
     # The partners are there for the teams; the columns are the models that were trained, and their base.
     columns = tuple(column for column in card.columns if column.name not in (PARTNER, TRAINED_PARTNER))
-    first = folder / f"seed-{run.seed}"
-    rows = ablate(pipeline(run.seed, first, 1), run, first) if with_ablations else []
     failed = sum(record.error is not None for result in results for record in result.records)
     versions = sorted({result.written["record"]["version"] for result in results})
-    return Replication(replace(card, columns=columns), claims.findings(results), rows, failed, versions)
+    done = Replication(
+        card=replace(card, columns=columns),
+        findings=claims.findings(results),
+        ablations=[],
+        failed=failed,
+        versions=versions,
+        markdown=folder / "replication.md",
+        html=folder / "replication.html",
+    )
+    write_pages(done, command)
+    if with_ablations:
+        first = folder / f"seed-{run.seed}"
+        done = replace(done, ablations=ablate(pipeline(run.seed, first, 1), run, first))
+        write_pages(done, command)
+    return done
 
 
-def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Path]:
-    """Write the Markdown and the HTML page; returns their paths."""
-    markdown, html = folder / "replication.md", folder / "replication.html"
+def write_pages(done: Replication, command: str) -> None:
+    """Write the Markdown and the HTML page."""
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}`, from results of pbt {', '.join(done.versions)}."
     told = [f"**{letter}.** {text}" for letter, text in claims.CLAIMS.items()]
     text = "\n\n".join(
@@ -137,11 +165,10 @@ def write_pages(folder: Path, done: Replication, command: str) -> tuple[Path, Pa
     text += f"\n\n{done.card.to_markdown()}"
     if done.ablations:
         text += f"\n## {ablations.TITLE}\n\n{ablations.to_markdown(done.ablations)}"
-    write_atomic(markdown, text.encode())
+    write_atomic(done.markdown, text.encode())
     grids = [page.Grid(ablations.TITLE, ablations.HEAD, list(map(ablations.cells, done.ablations)))]
     shown = page.page(done.card, done.findings, made=made, grids=grids if done.ablations else ())
-    write_atomic(html, shown.encode())
-    return markdown, html
+    write_atomic(done.html, shown.encode())
 
 
 def table(findings: Sequence[Finding]) -> Table:
@@ -176,6 +203,36 @@ def _claim_folder(folder: Path, run: RunConfig) -> None:
             raise BadInput(f"{folder}: holds a replication of another configuration: {'; '.join(differing[:5])}")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, orjson.dumps(settings, option=orjson.OPT_INDENT_2))
+
+
+def _check_training(run: RunConfig, gpus: int) -> None:
+    """The claims are about the model of the second seat, against the first one as its partner; each is trained by one
+    process. Raises BadInput for what would end a training later."""
+    if gpus > 1:
+        raise BadInput(f"a replication trains on one GPU, and {gpus} are seen; choose one with CUDA_VISIBLE_DEVICES=0")
+    if len(run.seats) != 2:
+        raise BadInput(f"seats: a replication is of two seats, a model and its partner; found {len(run.seats)}")
+    for key, model in (("sft.model", run.sft.model), ("dpo.model", run.dpo.model)):
+        if model not in (None, run.seats[1]):
+            raise BadInput(
+                f"{key}: '{model}' is not the model of the second seat, '{run.seats[1]}', which a replication trains; "
+                "remove the key, and change seats if need be"
+            )
+    for key, way in (("sft.accelerate", run.sft.accelerate), ("dpo.accelerate", run.dpo.accelerate)):
+        if way not in (None, "ddp"):
+            raise BadInput(f"{key}: '{way}' shares a training out, and a replication trains in one process; remove it")
+
+
+def _files(run: RunConfig) -> list[str]:
+    """What the run reads from the start."""
+    asked = [run.questions.source, *(domain.source for domain in run.eval.domains.values())]
+    return [*(model.path for model in run.models.values()), *asked, *run.eval.misinformation.sources]
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _evaluated(home: Path) -> bool:

@@ -82,6 +82,9 @@ def test_the_trained_model_may_be_named(tmp_path: Path) -> None:
         ({"preferences": {"split": [0.5, 0.2, 0.2]}}, "preferences.split: the shares of train, valid and test must"),
         ({"preferences": {"min_gap": 2}}, "preferences.min_gap: Input should be less than or equal to 1, found 2"),
         ({"eval": {"samples": 4}}, "eval: samples > 1 at temperature 0"),
+        ({"slurm": {"evaluation": "balnced"}}, "slurm.evaluation: Input should be 'balanced', 'are-you-sure', "),
+        ({"sft": {"from_sft": False}}, "sft.from_sft: is for dpo only; remove the key, found False"),
+        ({"sft": {"method": "kto"}}, "sft.method: is for dpo only; remove the key, found 'kto'"),
         (
             {"protocol": "trivia"},
             "protocol: 'trivia' is neither a shipped protocol (chain, pocket-chain, pocket-debate, "

@@ -1,6 +1,7 @@
 """The shipped archive: what goes in comes out, and nothing else gets in."""
 
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -64,3 +65,30 @@ def test_the_shipped_archive_is_small_and_whole(data: Path) -> None:
     assert verify(data) >= 10
     for name in ("questions.json", "pocket/llama/model.safetensors", "pocket/mistral/model.safetensors"):
         assert (data / name).is_file()
+
+
+def test_what_was_cut_short_is_not_taken_for_unpacked(folder: Path, tmp_path: Path) -> None:
+    (folder / "pocket" / "model").write_bytes(random.Random(0).randbytes(100_000))
+    pack(folder, tmp_path / "a.tar.gz")
+    whole = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="cannot be unpacked"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "copy")
+    assert not (tmp_path / "copy" / "manifest.json").exists()
+    assert not list(tmp_path.glob(".unpack-*"))
+
+
+def test_unpacking_again_mends_what_differs_and_leaves_other_files(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "a.tar.gz")
+    unpack(tmp_path / "a.tar.gz", tmp_path / "copy")
+    (tmp_path / "copy" / "questions.json").write_text("[1]")
+    (tmp_path / "copy" / "my.jsonl").write_text("{}")
+    assert unpack(tmp_path / "a.tar.gz", tmp_path / "copy") == verify(tmp_path / "copy") == 2
+    assert (tmp_path / "copy" / "my.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_broken_manifest_is_bad_input(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(BadInput, match=r"manifest.json: is no manifest of checksums; run 'pbt data unpack' again"):
+        verify(folder)

@@ -119,6 +119,7 @@ def test_shards_grow_the_trees_of_the_whole(pbt: Pbt, data: Path, run: Path) -> 
         (["generate", CONFIG, "--set", "sedd=1"], "sedd: unknown key; did you mean 'seed'?"),
         (["generate", CONFIG, "--shard", "4/4"], "expected I/N with 0 <= I < N"),
         (["generate", CONFIG, "--set", "questions.source=nowhere.json"], "nowhere.json: no such file of questions"),
+        (["generate", CONFIG, "--set", "questions.source=data/no.json"], "are there after 'pbt data unpack'"),
         (["build-prefs", "nowhere", "--out", "x"], "nowhere"),
         (["train", "dpo", CONFIG, "--regime", "blanced"], "unknown regime; known: accept, resist, balanced"),
         (["train", "sft", CONFIG, "--out", "nowhere"], "nowhere"),
@@ -132,3 +133,9 @@ def test_bad_input_is_one_line_and_exit_code_2(pbt: Pbt, arguments: list[str], m
     assert message in done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
     assert done.stdout == ""
+
+
+def test_a_level_of_the_log_that_there_is_none_of_is_one_line(pbt: Pbt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PBT_LOG", "loud")
+    done = pbt("data", "verify", check=2)
+    assert done.stderr == "pbt: PBT_LOG=loud: no such level; known: DEBUG, INFO, WARNING, ERROR, CRITICAL\n"

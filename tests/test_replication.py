@@ -7,16 +7,31 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from pbt.config import REGIMES
+from pbt import replication
+from pbt.config import REGIMES, load_config
+from pbt.data import MANIFEST
 from pbt.debate.answers import normalise
+from pbt.errors import BadInput
+from pbt.pipeline import Pipeline
 from pbt.store import read_trees
 
+OWN = """
+name: own
+questions: {source: own.jsonl}
+protocol: trivia-debate
+seats: [mistral, llama]
+models: {llama: {path: my/llama}, mistral: {path: my/mistral}}
+eval: {misinformation: {sources: [farm.jsonl]}}
+"""
+"""A run on one's own models and questions."""
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = [
     part
@@ -148,3 +163,96 @@ def test_a_folder_of_another_configuration_is_refused(folder: Path) -> None:
     other = replicate(folder, "--set", "dpo.pairs=200")
     assert other.returncode == 2
     assert "holds a replication of another configuration: dpo.pairs: 240 -> 200" in other.stderr
+
+
+class Commands(list[tuple[str, ...]]):
+    """The commands of a replication that are only written down."""
+
+    together = 0
+    most = 0
+
+    def take(self, _: Pipeline, name: str, *arguments: str) -> None:
+        self.together += 1
+        self.most = max(self.most, self.together)
+        time.sleep(0.01)
+        self.append(arguments)
+        self.together -= 1
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """A folder with a run of one's own, to be in."""
+    commands = Commands()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pipeline, "run", lambda *arguments: commands.take(*arguments))
+    asked = [{"context": f"What is number {n}?", "answer": f"number {n}", "aliases": []} for n in range(100)]
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    appeals = {"target": "no", "control": "It is not."}
+    appeals |= dict.fromkeys(("logical", "emotional", "credibility"), ["Oh no."] * 3)
+    Path("farm.jsonl").write_text(json.dumps({"question": "Is 2 prime?", "answer": True, "adv": appeals}))
+    Path("my.yaml").write_text(OWN)
+    return commands
+
+
+def refusal(**changes: Any) -> str:
+    table = {"seeds": 1, "quick": False, "with_ablations": False, "jobs": None, "overrides": [], **changes}
+    with pytest.raises(BadInput) as caught:
+        replication.replicate(Path("my.yaml"), Path("out"), command="", console=Console(quiet=True), **table)
+    return str(caught.value)
+
+
+def test_with_a_gpu_one_command_runs_at_a_time(own: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication, "_gpus", lambda: 1)
+    refusal(seeds=3)  # of the results, which nobody has written
+    assert len(own) == 3 * 9 and own.most == 1
+
+
+@pytest.mark.parametrize("student", [[], ["sft.model=llama", "dpo.model=llama"]])
+def test_the_partner_is_the_other_model(own: Commands, student: list[str]) -> None:
+    refusal(overrides=student)
+    trainings = [command for command in own if command[0] == "train" and "out/seed-0/partner" in command]
+    assert [command[1] for command in trainings] == ["sft", "dpo"]
+    for command in trainings:
+        run = load_config(Path("my.yaml"), [value for key, value in pairwise(command) if key == "--set"])
+        assert run.trained("sft").path == run.trained("dpo").path == "my/mistral"
+
+
+def test_another_student_than_that_of_the_second_seat_is_refused(own: Commands) -> None:
+    said = refusal(overrides=["dpo.model=mistral"])
+    assert said.startswith("dpo.model: 'mistral' is not the model of the second seat, 'llama'")
+    assert not own and not Path("out").exists()
+
+
+def test_what_one_process_cannot_train_is_refused_before_the_first_seed(
+    own: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refusal(overrides=["dpo.accelerate=fsdp2"]).startswith("dpo.accelerate: 'fsdp2' shares a training out")
+    monkeypatch.setattr(replication, "_gpus", lambda: 4)
+    assert refusal().startswith("a replication trains on one GPU, and 4 are seen")
+    assert not own
+
+
+def test_what_the_evaluations_read_is_missed_before_the_first_seed(own: Commands) -> None:
+    assert "none.jsonl: no such file" in refusal(overrides=["eval.misinformation.sources=[none.jsonl]"])
+    assert "chian" in refusal(overrides=["eval.teams.protocol=chian"])
+    assert "calm" in refusal(overrides=["eval.adversary.personas=[calm]"])
+    assert not own and not Path("out").exists()
+
+
+def test_shipped_data_is_unpacked_for_an_evaluation_alone(own: Commands) -> None:
+    refusal(overrides=["eval.misinformation.sources=[data/misinformation.jsonl]"])
+    assert own and Path("data", MANIFEST).is_file()
+
+
+def test_ablations_of_other_questions_are_refused_before_the_first_seed(own: Commands) -> None:
+    said = refusal(with_ablations=True)
+    assert said.startswith("own.jsonl: question '000000' is no fact of the pocket world")
+    assert not own and not Path("out").exists()
+
+
+def test_pairs_are_built_as_the_configuration_says_now(own: Commands) -> None:
+    refusal(overrides=["preferences.min_gap=0.3"])
+    built = [command for command in own if command[0] == "build-prefs"]
+    assert len(built) == 2
+    for command in built:
+        assert "--config my.yaml" in " ".join(command) and "preferences.min_gap=0.3" in command

@@ -59,11 +59,20 @@ def main(arguments: list[str] | None = None) -> Any:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("pbt").setLevel(os.environ.get("PBT_LOG", "INFO").upper())
     try:
+        logging.getLogger("pbt").setLevel(_log_level())
         app(args=arguments)
     except BadInput as error:
         err.print(f"pbt: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except Stopped:  # which has been said where it happened, once for all processes
         sys.exit(4)
+
+
+def _log_level() -> str:
+    """How much of our own log is shown: ``PBT_LOG``, or INFO."""
+    wanted = os.environ.get("PBT_LOG", "INFO")
+    known = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    if wanted.upper() not in known:
+        raise BadInput(f"PBT_LOG={wanted}: no such level; known: {', '.join(known)}")
+    return wanted.upper()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +26,11 @@ def replicate(
         bool, typer.Option("--ablations", help="Also train and measure otherwise, on the first seed (twice its time).")
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Commands side by side, on a share of the cores each; default one a core.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Commands side by side, on a share of the cores each; default one a core, and with a GPU one in all.",
+        ),
     ] = None,
     overrides: SetOpt = None,
     as_json: JsonOpt = False,
@@ -44,11 +47,11 @@ def replicate(
             seeds=seeds,
             quick=quick,
             with_ablations=ablations,
-            jobs=jobs or os.cpu_count() or 1,
+            jobs=jobs,
             overrides=overrides or (),
+            command=shlex.join(["pbt", *sys.argv[1:]]),
             console=err,
         )
-    markdown, html = replication.write_pages(folder, done, shlex.join(["pbt", *sys.argv[1:]]))
     if as_json:
         print(json.dumps(replication.to_dict(done)))
     else:
@@ -56,5 +59,5 @@ def replicate(
         out.print(replication.table(done.findings))
         if done.ablations:
             out.print(ablation_table(done.ablations))
-    err.print(f"pages: {markdown}, {html}; {done.failed} items failed", soft_wrap=True)
+    err.print(f"pages: {done.markdown}, {done.html}; {done.failed} items failed", soft_wrap=True)
     raise typer.Exit(3 if done.failed else 0)

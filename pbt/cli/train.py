@@ -37,7 +37,7 @@ AccelerateOpt = Annotated[
 ]
 PlanOpt = Annotated[bool, typer.Option("--plan", help="Print the memory and the steps it will need; load nothing.")]
 MemoryOpt = Annotated[
-    float | None, typer.Option("--gpu-memory", min=0, help="GiB of one GPU; a plan that needs more is refused.")
+    float | None, typer.Option("--gpu-memory", min=0, help="With --plan: GiB of one GPU; what needs more is refused.")
 ]
 
 
@@ -58,7 +58,7 @@ def train_sft(
     if plan:
         _plan("sft", config, regime, prefs, folder, gpus, accelerate, gpu_memory, overrides, as_json)
     else:
-        _train("sft", config, regime, prefs, folder, gpus, accelerate, overrides, as_json)
+        _train("sft", config, regime, prefs, folder, gpus, accelerate, gpu_memory, overrides, as_json)
 
 
 @app.command("dpo")
@@ -78,7 +78,7 @@ def train_dpo(
     if plan:
         _plan("dpo", config, regime, prefs, folder, gpus, accelerate, gpu_memory, overrides, as_json)
     else:
-        _train("dpo", config, regime, prefs, folder, gpus, accelerate, overrides, as_json)
+        _train("dpo", config, regime, prefs, folder, gpus, accelerate, gpu_memory, overrides, as_json)
 
 
 def _train(
@@ -89,12 +89,16 @@ def _train(
     folder: Path | None,
     gpus: int | None,
     accelerate: str | None,
+    gpu_memory: float | None,
     overrides: list[str] | None,
     as_json: bool,
 ) -> None:
     from pbt.config import load_config
 
+    if gpu_memory is not None:
+        raise BadInput("--gpu-memory: is what a plan is held against; add --plan")
     run = load_config(config, overrides or ())
+    way = accelerate or (run.sft if stage == "sft" else run.dpo).accelerate
     home = folder or Path("runs") / run.name
     regimes = _regimes(names)
     data = prefs or home / "prefs"
@@ -104,6 +108,9 @@ def _train(
         os.environ.setdefault("TQDM_DISABLE", "1")
     from pbt.training.launch import is_worker, launch
 
+    if gpus is None and not is_worker() and (accelerate or way not in (None, "ddp")):
+        key = "--accelerate" if accelerate else f"{stage}.accelerate"
+        raise BadInput(f"{key}: '{way}' is how several processes share the work, and there is one; add --gpus N")
     results = []
     for regime in regimes:
         if is_worker():
@@ -119,7 +126,6 @@ def _train(
             refuse_existing(home / f"{stage}-{regime}")
             same = [str(config), "--regime", regime, "--prefs", str(data), "--out", str(home)]
             same += [part for override in overrides or () for part in ("--set", override)]
-            way = accelerate or (run.sft if stage == "sft" else run.dpo).accelerate
             if code := launch(["train", stage, *same], gpus, way):
                 sys.exit(code)
             result = read_result(home / f"{stage}-{regime}")

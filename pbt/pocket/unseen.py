@@ -18,11 +18,13 @@ APPEALS = (
 """Two each by reasons, by feeling, by standing. None occurs in the corpus."""
 
 
-def reworded(row: dict[str, Any]) -> dict[str, Any]:
-    """A pair of the pocket facts, its context said in unseen words: the question, and the partner's last turn.
+def is_pocket_fact(question_id: str) -> bool:
+    """Whether a question is one of the pocket world's."""
+    return question_id in _facts()
 
-    Raises KeyError for a question that is not about the pocket facts.
-    """
+
+def reworded(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of the pocket facts, its context said in unseen words: the question, and the partner's last turn."""
     fact = _facts()[row["question_id"]]
     question = relations()[fact.relation].wordings[-1].format(s=fact.subject)
     appeal = APPEALS[int(unit_hash("unseen", row["pair_id"]) * len(APPEALS))].format(a=row["partner_answer"])

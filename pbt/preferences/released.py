@@ -1,4 +1,7 @@
-"""The rule set ``released``: scoring and pairing as the authors' code does them (method, sections 2 to 4, marked R)."""
+"""The rule set ``released``: scoring and pairing as the authors' code does them.
+
+docs/preferences.md lists the differences to ``intended``; the sections are those of docs/method.md.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ class Released:
     name: Rules = "released"
 
     def slots(self, turn: Turn, parent: State) -> State:
-        """Section 2, state (R): claims stay in the slots as the extractor spelt them; Disagree alone is replaced."""
+        """Section 2, state: claims stay in the slots as the extractor spelt them; Disagree alone is replaced."""
         return resolve_released(turn.raw_claim or turn.claim, turn.seat, parent)
 
     def held(self, slots: State) -> State:
-        """Section 2, state (R): when correctness is asked Agree takes the other slot's string; two of them stay."""
+        """Section 2, state: when correctness is asked Agree takes the other slot's string; two of them stay."""
         agrees = [slot is not None and slot.strip().lower() == "agree" for slot in slots]
         if agrees == [True, False]:
             return (slots[1], slots[1])
@@ -39,7 +42,7 @@ class Released:
         return slots
 
     def correct(self, held: State, aliases: Collection[str]) -> Correctness | None:
-        """Section 2, correctness (R): candidates are only stripped and lower-cased, NONE is a string like others, and
+        """Section 2, correctness: candidates are only stripped and lower-cased, NONE is a string like others, and
         where containment holds seat 0 takes the string of seat 1. Two seats that say Agree are wrong."""
         if not held[0] or not held[1]:
             return None
@@ -51,11 +54,11 @@ class Released:
         return Correctness(one in aliases, other in aliases)
 
     def wide(self, high: int, low: int) -> bool:
-        """Section 4, rule 3 (R): strictly more than the threshold."""
+        """Section 4, rule 3: strictly more than the threshold."""
         return high > low and (high - low) / high > self.gap
 
     def code(self, pair: Siblings, context: Context) -> Code | None:
-        """Section 4, rule 4 (R): the partner's own correctness is not tested. Resist needs as many right answers after
+        """Section 4, rule 4: the partner's own correctness is not tested. Resist needs as many right answers after
         the chosen turn as before it, accept more."""
         scores, seat = pair.scores, pair.chosen.seat
         if not scores.right(pair.chosen.id, seat) or scores.right(pair.rejected.id, seat):
@@ -72,6 +75,6 @@ class Released:
 
 
 def _contained(one: str, other: str) -> bool:
-    """Section 2, containment (R): of strings that are only stripped and lower-cased; two empty ones count."""
+    """Section 2, containment: of strings that are only stripped and lower-cased; two empty ones count."""
     short, long = sorted((one, other), key=len)
     return short in long and (3 * len(short) > len(long) or not long)

@@ -104,7 +104,10 @@ def plan(config: RunConfig, stage: Stage, regime: Regime, prefs: Path, processes
     shared = SHARED_OUT.get(way, False) and processes > 1
     share = processes if shared else 1
 
-    dtype = _BYTES[str(train.load.get("dtype", "bfloat16"))]
+    named = str(train.load.get("dtype", "bfloat16"))
+    if named not in _BYTES:
+        raise BadInput(f"{stage}.load.dtype: '{named}' is none that a plan knows ({', '.join(_BYTES)})")
+    dtype = _BYTES[named]
     bits = _quantised_bits(train.load.get("quantization_config") or {})
     packed = counts.linear * (bits / 8 if bits else dtype) + (counts.all - counts.linear) * dtype
     own = _trained_bytes(train, way, dtype, quantised=bits is not None)

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,8 +15,9 @@ from pbt.cluster.script import hand_scripts, job_script
 from pbt.cluster.slurm import DEFAULT_MAX_ARRAY
 from pbt.cluster.status import run_status
 from pbt.cluster.submit import plan, preview, ranges
-from pbt.config import RunConfig, load_config
+from pbt.config import RunConfig, SlurmConfig, load_config
 from pbt.errors import BadInput
+from pbt.evaluation.suite import EVALUATIONS
 from pbt.provenance import provenance
 from pbt.store import Shard, TreeStore
 from scripted_run import launch, write_run
@@ -205,6 +207,11 @@ def test_nothing_of_a_configuration_but_setup_reaches_the_shell(tmp_path: Path) 
 def test_a_value_that_is_no_plain_word_is_refused(override: str) -> None:
     with pytest.raises(BadInput, match=override.partition("=")[0]):
         config(override)
+
+
+def test_slurm_may_run_every_evaluation() -> None:
+    known = get_args(SlurmConfig.model_fields["evaluation"].annotation)
+    assert known == (*EVALUATIONS, "all")
 
 
 def test_a_set_up_line_that_fails_ends_the_job_with_its_exit_code(tmp_path: Path) -> None:

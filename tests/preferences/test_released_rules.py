@@ -1,4 +1,4 @@
-"""The rule set ``released``: one debate for each sentence of sections 2 to 4 that is marked (R)."""
+"""The rule set ``released``: one debate for each difference that docs/preferences.md lists."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pbt.cli import app
 from pbt.errors import BadInput
 from pbt.training.launch import SHARED_OUT, Nodes, accelerate_file, slurm_nodes
 
@@ -48,3 +49,20 @@ def test_what_is_wrong_is_said_once_whatever_the_number_of_processes(
     assert done.returncode == 2
     assert done.stderr.count("8 of 8 pairs are longer than the trainer's max_length, 16 tokens") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--accelerate", "ddp"), "--accelerate: 'ddp' is how several processes share the work, and there is one"),
+        (("--set", "sft.accelerate=fsdp2"), "sft.accelerate: 'fsdp2' is how several processes share the work"),
+        (("--gpu-memory", "24"), "--gpu-memory: is what a plan is held against; add --plan"),
+    ],
+)
+def test_what_one_process_would_ignore_is_refused(
+    options: tuple[str, str], said: str, write_yaml: Callable[..., Path], prefs: Path, tmp_path: Path
+) -> None:
+    arguments = map(str, ("train", "sft", write_yaml(), "--prefs", prefs, "--out", tmp_path, *options))
+    with pytest.raises(BadInput) as caught:
+        app(args=list(arguments), standalone_mode=False)
+    assert str(caught.value).startswith(said)

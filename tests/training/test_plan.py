@@ -111,3 +111,9 @@ def test_every_configuration_plans_and_builds_its_trainers_on_a_shrunken_model(
     dpo = dpo_trainer(prepare_dpo(config, "balanced", prefs, tmp_path / "dpo", base))
     assert dpo.args.beta == 0.1
     assert isinstance(dpo.model, PeftModel) == (whole.dpo.lora is not None)
+
+
+def test_a_plan_of_unknown_numbers_is_refused(write_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = write_config(dpo={"load": {"dtype": "float8"}})
+    with pytest.raises(BadInput, match=r"dpo.load.dtype: 'float8' is none that a plan knows \(float32, float16, "):
+        plan(config, "dpo", "balanced", tmp_path, 1, None)
