@@ -37,7 +37,9 @@ def test_a_plain_line_tells_trees_speed_failures_and_time_left() -> None:
 
 def test_requests_under_way_are_told_by_model() -> None:
     summary = GenerationSummary(owed=10, done_before=0, waiting={"llama": 96, "mistral": 32})
-    assert "requests under way: 96 at llama, 32 at mistral, time left unknown" in shown(lambda progress: progress.watch(summary))
+    assert "requests under way: 96 at llama, 32 at mistral, time left unknown" in shown(
+        lambda progress: progress.watch(summary)
+    )
 
 
 def test_lines_come_by_the_clock_and_not_only_when_a_tree_is_finished() -> None:
