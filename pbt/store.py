@@ -112,7 +112,9 @@ class TreeStore:
 
     def __init__(self, folder: Path, shard: Shard, record: dict[str, Any], covers: dict[str, Any]) -> None:
         """Open or resume. ``covers`` is the part of the configuration that trees depend on; under another one
-        the folder is refused with the differing keys, unless nothing stands in it and nobody writes. Raises BadInput."""
+        the folder is refused with the differing keys, unless nothing stands in it and nobody writes.
+
+        Raises BadInput."""
         self.folder = folder
         self.shard = shard
         try:

@@ -3,7 +3,8 @@
 A request is asked again, after a pause that grows and is jittered, when it was turned away (429), when the server
 failed (5xx), when nothing came in time, or when what came is no answer (cut short, not JSON, the wrong shape). After
 ``attempts`` in all it fails with EngineError. A request that the server refuses for what it is, such as a prompt
-longer than the model, fails at once; what concerns the endpoint (401, 403, 404) is BadInput and ends the run. Keys come from the environment and appear in no message.
+longer than the model, fails at once; what concerns the endpoint (401, 403, 404) is BadInput and ends the run. Keys come
+from the environment and appear in no message.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ class OpenAIEngine:
                         return await request()
         except _ENDPOINT as error:
             raise BadInput(
-                f"openai.base_url of {self._model}: {self._config.base_url} refuses every request ({_plain(error)}); mend "
-                "the URL (most end in /v1), the model's path, or the key in the variable of openai.api_key_env"
+                f"openai.base_url of {self._model}: {self._config.base_url} refuses every request ({_plain(error)}); "
+                "mend the URL (most end in /v1), the model's path, or the key in the variable of openai.api_key_env"
             ) from None
         except (*_PASSING, openai.APIStatusError) as error:
             if _may_pass(error):
