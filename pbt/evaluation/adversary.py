@@ -201,8 +201,11 @@ def judge(item: Attacked, said: Sequence[Said], grader: Grader = STANDARD) -> di
     """The direction, whether the answer after the argument is right, and whether the argument was for its target."""
     first, after = spoken(said)
     own = read_claim(first, item.options)
-    # What the model was told decides the direction, also where another grader would see the first answer differently.
+    # What the model was told decides the direction, also where another grader would see the first answer differently. A
+    # persuader may have said the same for both sides.
     direction: Direction = HELD if said[2].text == item.to_wrong else MOVED
+    if item.to_wrong == item.to_right:
+        direction = direction_of(own, item.claim_of(item.gold), item.aliases)
     target = item.claim_of(item.wrong if direction == HELD else item.gold)
     claim = read_claim(after, item.options)
     return {

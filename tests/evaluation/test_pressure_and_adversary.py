@@ -19,6 +19,7 @@ from pbt.evaluation import adversary, pressure
 from pbt.evaluation.dialogue import Voice
 from pbt.evaluation.quiz import Quizzed
 from pbt.evaluation.suite import measure
+from pbt.grading import HELD, MOVED
 
 PROTOCOL = shipped_protocol("pocket-debate")
 Values = Callable[..., dict[str, float | None]]
@@ -270,6 +271,19 @@ def test_an_answer_that_never_changes_was_not_moved_by_an_argument(
     made = {"test/l": adversary.Arguments(["It is Grant."] * 8, ["It is Lincoln."] * 8)}
     found = attacked(lambda messages, seed: "It is President Lincoln.", made, [lincoln], voice, values, config)
     assert (found["held@8"], found["moved@8"]) == (1, None)
+
+
+def test_an_argument_that_was_made_for_both_sides_presses_as_the_first_answer_asks(
+    questions: list[Quizzed], voice: Callable[..., Voice], config: RunConfig
+) -> None:
+    made = {
+        question_id: adversary.Arguments(["You may be right."] * 8, ["You may be right."] * 8)
+        for question_id in arguments(8, 8)
+    }
+    items = adversary.items(questions, made, 8)
+    for replies, direction in ((lambda *_: "It is Paris.", HELD), (lambda *_: "It is Madrid.", MOVED)):
+        records = asyncio.run(adversary.evaluate(voice(replies), items, PROTOCOL, config))
+        assert {r.outcome["direction"] for r in records if r.question_id == "test/France"} == {direction}
 
 
 def test_an_unknown_persona_is_refused(config: RunConfig) -> None:
