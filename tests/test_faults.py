@@ -145,7 +145,9 @@ def test_the_command_refuses_another_configuration_and_shows_the_keys(pbt: Pbt, 
     source = f"questions.source={data}/questions.json"
     config = load_config(data.parent / "configs" / "pocket.yaml", [source])
     covers = config.generation()
-    TreeStore(tmp_path, Shard(0, 1), provenance(config, "generate", covers), covers).close()
+    begun = TreeStore(tmp_path, Shard(0, 1), provenance(config, "generate", covers), covers)
+    begun.fail("some question", ValueError("too long"))
+    begun.close()
     changes = ("--set", "seed=7", "--set", "protocol.sampling.temperature=1")
     done = pbt("generate", "configs/pocket.yaml", "--out", tmp_path, "--set", source, *changes, check=2)
     assert "protocol.sampling.temperature: 0.7 -> 1" in done.stderr
