@@ -119,10 +119,10 @@ def test_a_training_that_is_told_to_stop_requeues_itself_and_goes_on(pbt: Pbt, d
     task = f"{told.stdout.strip()}_2"
     log = home / f"pbt-train-{task}.log"
     first = home / "runs/told/.sft-balanced.partial/checkpoints/checkpoint-5/whole"
-    until(first.exists, "the first checkpoint is there", 120)
+    until(first.exists, "the first checkpoint is there", 300)
     subprocess.run(["scancel", "--batch", "--signal=USR1", task], check=True)
     until(lambda: "requeues itself" in log.read_text(), "the job requeues itself", 30)
-    until(lambda: not in_queue(), "the job has started again and ended", 120)
+    until(lambda: not in_queue(), "the job has started again and ended", 300)
     said = log.read_text()
     assert "ends with exit code 4" in said and "restart 1" in said
     assert "going on from runs/told/.sft-balanced.partial/checkpoints/checkpoint-" in said
