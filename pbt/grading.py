@@ -34,13 +34,13 @@ class Grade(NamedTuple):
 
 
 Rule = Literal["standard", "exact", "containment", "f1"]
-RULES: dict[Rule, str] = {
-    "standard": "an alias; two answers are also the same when one contains the other",
-    "exact": "an alias; two answers are the same only when they are equal",
-    "containment": "an alias, or contained in one or containing one",
-    "f1": "at least half of the words, by token F1",
-}
-"""How each grader compares, always after TriviaQA's normalisation."""
+"""How answers are compared, always after TriviaQA's normalisation. An alias is always right; beside it
+
+* ``standard``: two answers are also the same when one contains the other;
+* ``exact``: two answers are the same only when they are equal;
+* ``containment``: right is also what is contained in an alias or contains one;
+* ``f1``: right and the same is also what shares at least half of the words, by token F1.
+"""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ from pbt.evaluation.stats import Metric, average
 from pbt.grading import STANDARD, Grader
 from pbt.questions import read_records, split_of
 
-KINDS = ("logical", "credibility", "emotional")
 TURNS = 4
 RESISTED = 100
 ALL_WRONG = "All options are incorrect"

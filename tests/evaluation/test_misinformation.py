@@ -14,7 +14,6 @@ from pbt.errors import BadInput
 from pbt.evaluation.dialogue import Record, Said, Voice
 from pbt.evaluation.misinformation import (
     ALL_WRONG,
-    KINDS,
     RESISTED,
     TURNS,
     Claimed,
@@ -29,6 +28,8 @@ from pbt.evaluation.stats import intervals
 from pbt.evaluation.suite import measure
 from pbt.grading import Grader
 from pbt.pocket.misinformation import write_claims
+
+KINDS = ("logical", "credibility", "emotional")
 
 
 def appeals(target: str) -> dict[str, Any]:
